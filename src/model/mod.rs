@@ -1,0 +1,15 @@
+//! The pure core: no runtime, store, netlink, file or clock is reachable from here; time is an argument.
+//!
+//! [`document`] is what the operator writes, [`desired`] what it means, [`observed`] what is there, in the
+//! same terms; [`plan`] is the difference as ordered operations, and `reconcile` the state machine that
+//! decides when to look and what to do about it.
+
+pub mod desired;
+pub mod document;
+pub mod ledger;
+pub mod observed;
+pub mod plan;
+pub mod ports;
+pub mod preference;
+pub mod types;
+pub mod wireguard;

@@ -1,0 +1,180 @@
+//! The world as it is, in the terms of [`super::desired`]: our own objects and whatever stands in their
+//! way. It is never a copy of the routing table.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde::Serialize;
+
+use super::{
+    desired::{Address, Desired, Firewall, Route, RouteKey, Rule, Sysctl},
+    types::{Fwmark, InterfaceName, Mtu, Prefix},
+    wireguard::Device,
+};
+
+/// What there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What the kernel can do.
+    pub capabilities: Capabilities,
+    /// Every link of the namespace.
+    pub links: BTreeMap<InterfaceName, Link>,
+    /// The WireGuard devices among our links.
+    pub wireguard: BTreeMap<InterfaceName, Device>,
+    /// Every address of every link: they decide which gateway can be reached and which address is ours.
+    pub addresses: BTreeMap<Address, ObservedAddress>,
+    /// Our routes, and foreign ones under a key that the scope names.
+    pub routes: BTreeMap<RouteKey, Owned<Route>>,
+    /// Our rules, and foreign ones equal to a rule that the scope names.
+    pub rules: BTreeMap<Rule, RuleCount>,
+    /// The settings that the scope names; those that do not exist are missing.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// Our nftables table; empty where there is none. A table that is not as we would write it reads as
+    /// different from every [`Firewall`] we could want: see [`Self::firewall_foreign_edit`].
+    pub firewall: Firewall,
+    /// Somebody edited our nftables table: write it anew even if the parts we can read are right.
+    pub firewall_foreign_edit: bool,
+    /// How the encrypted packets to each endpoint in the scope would leave; no entry: no route.
+    pub underlay: BTreeMap<(Fwmark, IpAddr), Underlay>,
+}
+
+/// What the kernel can do, found by probes without side effects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Capabilities {
+    /// Links of kind wireguard.
+    pub wireguard: bool,
+    /// `/dev/net/tun` can be opened.
+    pub tun: bool,
+    /// nftables.
+    pub nftables: bool,
+    /// Addresses carry a protocol (`IFA_PROTO`, kernel 5.18).
+    pub address_protocol: bool,
+    /// IPv6 is there.
+    pub ipv6: bool,
+}
+
+/// Something with an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned<T> {
+    /// What it is.
+    pub value: T,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Whose an object is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// Ours: we may change and delete it.
+    Ours,
+    /// Somebody else's, with what is known of them, such as `protocol bgp`: never touched.
+    Foreign(String),
+}
+
+impl Owner {
+    /// Whether we may change it.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours)
+    }
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's index.
+    pub index: u32,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Whose it is: a link is ours by its alias (`IFLA_IFALIAS`), see [`ALIAS`].
+    pub owner: Owner,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// MTU.
+    pub mtu: Mtu,
+}
+
+/// The alias of links that are ours; the engine sets it on the TUN device it makes for the daemon.
+pub const ALIAS: &str = "tunneld";
+
+/// The kinds of link that matter here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// The kernel's WireGuard.
+    WireGuard,
+    /// A TUN device: a userspace engine's, if its socket answers.
+    Tun,
+    /// Anything else, by the kernel's word for it (`IFLA_INFO_KIND`); empty for hardware.
+    Other(String),
+}
+
+/// What else there is to know of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedAddress {
+    /// Ours by `IFA_PROTO` where the kernel has it; otherwise the plan asks the ledger.
+    pub owner: Owner,
+    /// The metric of its connected route (`IFA_RT_PRIORITY`); 0 is the family's default.
+    pub metric: u32,
+    /// Duplicate address detection has not ended, or it failed: the address cannot be used yet.
+    pub tentative: bool,
+}
+
+/// How often a rule is there: the kernel keeps duplicates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuleCount {
+    /// With our protocol id.
+    pub ours: usize,
+    /// With another.
+    pub foreign: usize,
+}
+
+/// How packets to an endpoint would leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// The interface.
+    pub device: InterfaceName,
+    /// The path's MTU as far as this host knows it: the route's, or the interface's.
+    pub mtu: Mtu,
+}
+
+/// What to read: derived from everything that might be ours, before and after an apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// WireGuard interfaces to read.
+    pub wireguard: BTreeSet<InterfaceName>,
+    /// Route keys under which a foreign route would be in the way.
+    pub routes: BTreeSet<RouteKey>,
+    /// Rules of which a foreign twin would be in the way.
+    pub rules: BTreeSet<Rule>,
+    /// Settings to read.
+    pub sysctls: BTreeSet<Sysctl>,
+    /// Endpoints to find the way to, with the mark their packets carry.
+    pub endpoints: BTreeSet<(Fwmark, IpAddr)>,
+}
+
+impl Scope {
+    /// Adds what `desired` touches.
+    pub fn include(&mut self, desired: &Desired) {
+        self.wireguard.extend(desired.wireguard.keys().cloned());
+        self.routes.extend(desired.routes.keys().copied());
+        self.rules.extend(desired.rules.iter().cloned());
+        self.sysctls.extend(desired.sysctls.keys().cloned());
+    }
+}
+
+impl Observed {
+    /// The link that reaches `gateway` directly: the one with the longest connected network around it.
+    pub fn connected(&self, gateway: IpAddr) -> Option<&InterfaceName> {
+        self.addresses
+            .keys()
+            .filter(|entry| entry.address.prefix().contains(gateway))
+            .max_by_key(|entry| Prefix::length(&entry.address.prefix()))
+            .map(|entry| &entry.device)
+    }
+}
