@@ -9,4 +9,15 @@
 //! board, metrics} → model`. An arrow means: may import anything to the right. No sibling in a brace imports
 //! another; `assembly` introduces them. A test enforces the rule.
 
+pub mod assembly;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod engine;
+pub mod fake;
+pub mod health;
+pub mod kernel;
+pub mod logging;
+pub mod metrics;
 pub mod model;
+pub mod store;

@@ -4,12 +4,18 @@
 //! same terms; [`plan`] is the difference as ordered operations, and `reconcile` the state machine that
 //! decides when to look and what to do about it.
 
+pub mod check;
 pub mod desired;
 pub mod document;
 pub mod ledger;
+pub mod lint;
 pub mod observed;
 pub mod plan;
 pub mod ports;
 pub mod preference;
+pub mod reconcile;
+pub mod service;
+pub mod status;
 pub mod types;
+pub mod uapi;
 pub mod wireguard;

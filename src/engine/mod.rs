@@ -1,0 +1,1 @@
+//! Userspace WireGuard on boringtun's `Tunn`: its own process, and the port that drives it.

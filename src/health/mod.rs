@@ -1,0 +1,1 @@
+//! Names, clocks and probes.

@@ -1,0 +1,1 @@
+//! Everything that is netlink, and the settings below /proc/sys.

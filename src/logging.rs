@@ -1,0 +1,1 @@
+//! Logs: journald with structured fields, standard error otherwise.

@@ -1,0 +1,1 @@
+//! The finding of errors in a document: every one at once, with its place.

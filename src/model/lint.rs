@@ -1,0 +1,1 @@
+//! What will work but not as intended.

@@ -1,0 +1,1 @@
+//! The WireGuard UAPI's text, both directions.

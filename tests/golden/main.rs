@@ -1,0 +1,1 @@
+//! Document and observed world in, plan out, as files.

@@ -1,0 +1,1 @@
+//! Tests against the real kernel, each in its own network namespace.
