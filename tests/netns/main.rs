@@ -1,1 +1,5 @@
-//! Tests against the real kernel, each in its own network namespace.
+//! Tests against the real kernel, each in its own network namespace. They need root (or a user namespace
+//! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
+
+#[cfg(test)]
+mod harness;
