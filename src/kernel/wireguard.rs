@@ -1,0 +1,1 @@
+//! WireGuard devices through generic netlink (`uapi/linux/wireguard.h`).
