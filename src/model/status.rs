@@ -38,6 +38,9 @@ pub struct Status {
     pub routes: Vec<RouteCount>,
     /// Repairs since the daemon started, by the kind of operation that repaired.
     pub repairs: BTreeMap<String, u64>,
+    /// What bounded queues dropped since the daemon started, by queue: `log`, `announcements`.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
     /// The store.
     pub store: StoreStatus,
     /// When the kernel was last read whole.
