@@ -1,0 +1,6 @@
+//! Tests of the source itself: rooms, licences, and documents that follow the code.
+
+#[cfg(test)]
+mod dependencies;
+#[cfg(test)]
+mod rooms;
