@@ -17,7 +17,10 @@ use netlink_packet_core::{
     NlasIterator,
 };
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt::SndBufForce},
+};
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::time::timeout;
 
@@ -253,6 +256,33 @@ impl Socket {
             }
         }
         Batch { done, failure: None }
+    }
+
+    /// Sends messages that the kernel carries out together or not at all, in one system call: the first and
+    /// the last are the transaction's brackets (`nfnetlink_rcv_batch()`). All carry one sequence number, so
+    /// whichever the kernel answers first, a failure or the acknowledgement of the last but one, is the
+    /// transaction's result; kernels before 6.10 do not acknowledge the closing bracket.
+    pub(crate) async fn transaction<T: NetlinkSerializable>(
+        &mut self,
+        messages: Vec<(T, u16)>,
+    ) -> Result<(), NetlinkError> {
+        self.begin()?;
+        let acknowledged = messages.len().checked_sub(2);
+        let sequence = self.sequence.wrapping_add(1).max(1);
+        let mut bytes = Vec::new();
+        for (index, (message, flags)) in messages.into_iter().enumerate() {
+            let acknowledge = if Some(index) == acknowledged { NLM_F_ACK } else { 0 };
+            self.sequence = sequence.wrapping_sub(1);
+            self.frame(&mut bytes, message, flags | NLM_F_REQUEST | acknowledge);
+        }
+        self.sequence = sequence;
+        if bytes.len() > BATCH_BYTES {
+            // Only the privileged may; others meet EMSGSIZE if the system's limit is too low.
+            let _ = setsockopt(self.descriptor.socket_ref(), SndBufForce, &(2 * bytes.len()));
+        }
+        self.send(&bytes).await?;
+        let failure = self.answers(sequence, sequence, |_, _| Ok(())).await?;
+        failure.map_or(Ok(()), |(_, failure)| Err(failure))
     }
 
     /// Sends as many messages as one system call takes. Only the last asks for an acknowledgement: the
