@@ -1,5 +1,5 @@
 //! Everything that is netlink, and the settings below /proc/sys.
 
-pub(crate) mod nftables;
+pub mod nftables;
 pub(crate) mod socket;
-pub(crate) mod wireguard;
+pub mod wireguard;

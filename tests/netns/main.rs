@@ -3,3 +3,5 @@
 
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod nftables;
