@@ -1,16 +1,43 @@
 //! The finding of errors in a document: every one at once, with its place.
+//!
+//! The text becomes a tree whose values know their place; the tree is compared with the schema; what is
+//! well-formed is resolved. An error's place is found through the tree, so that nothing after it needs to
+//! know about text.
+
+mod json;
+mod position;
+mod shape;
+mod shown;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod walk;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     desired::Desired,
-    document::{Document, MAX_BYTES},
+    document::{Document, VERSION},
+    lint,
+    problem::{Path, Problem},
+    resolve,
 };
+use tree::{Node, Value};
+
+/// How deep values may be nested. The schema needs six steps.
+const MAX_DEPTH: usize = 32;
+
+/// How many values a document may have: as many as fit with room to read them.
+const MAX_VALUES: usize = 500_000;
+
+/// How many errors are told at once; a text that is no document at all has one at every character.
+const MAX_ERRORS: usize = 1_000;
 
 /// Something in a document that has to change before it can be applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DocumentError {
     /// Line, from 1.
     pub line: usize,
@@ -19,7 +46,7 @@ pub struct DocumentError {
     /// Where in the document, such as `wireguard[0].peers[1].allowed-ips[0]`; empty for its syntax.
     pub path: String,
     /// The offending value as it is written, cut and without anything that looks like a key.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// What is wrong.
     pub reason: String,
@@ -45,23 +72,51 @@ impl fmt::Display for DocumentError {
 
 impl std::error::Error for DocumentError {}
 
+/// An error whose place is still an offset in the text.
+#[derive(Debug)]
+struct Found {
+    offset: usize,
+    path: Path,
+    value: Option<String>,
+    reason: String,
+    fix: String,
+    sort: Sort,
+}
+
+/// What an error can make of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// The text itself is broken here; what was read nearby may never have been meant.
+    Syntax,
+    /// A key is unknown or missing, which a broken text may only make it seem.
+    Key,
+    /// A value is wrong.
+    Value,
+}
+
+impl Found {
+    fn new(offset: usize, path: Path, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            offset,
+            path,
+            value: None,
+            reason: reason.into(),
+            fix: fix.into(),
+            sort: Sort::Value,
+        }
+    }
+}
+
 /// Reads a document: TOML, or JSON if its first character is `{`.
 ///
 /// # Errors
 /// All errors of syntax, keys, types and values, in the order of the text.
 pub fn read(text: &str) -> Result<Document, Vec<DocumentError>> {
-    if text.len() > MAX_BYTES {
-        return Err(vec![whole(
-            format!("the document is larger than {MAX_BYTES} bytes"),
-            "split it",
-        )]);
+    let mut reading = Reading::new(text);
+    match reading.document() {
+        Some(document) if reading.found.is_empty() => Ok(document),
+        _ => Err(reading.errors()),
     }
-    let result = if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).map_err(|error| error.to_string())
-    } else {
-        toml::from_str(text).map_err(|error| error.message().to_owned())
-    };
-    result.map_err(|error| vec![whole(error, "correct it")])
 }
 
 /// Reads a document and resolves it: what `tunneld check` does.
@@ -69,21 +124,93 @@ pub fn read(text: &str) -> Result<Document, Vec<DocumentError>> {
 /// # Errors
 /// All errors of the document, in the order of the text.
 pub fn validate(text: &str) -> Result<(Document, Desired, Vec<Warning>), Vec<DocumentError>> {
-    read(text).map(|document| (document, Desired::default(), Vec::new()))
+    let mut reading = Reading::new(text);
+    let Some(document) = reading.document() else {
+        return Err(reading.errors());
+    };
+    match resolve::resolve(&document) {
+        Ok(desired) if reading.found.is_empty() => {
+            let warnings = reading.place(lint::lint(&document));
+            Ok((document, desired, position::place(text, warnings)))
+        }
+        Ok(_) => Err(reading.errors()),
+        Err(problems) => {
+            reading.add(problems);
+            Err(reading.errors())
+        }
+    }
 }
 
 /// The JSON schema of a document (draft 2020-12): the text of `tunneld schema`.
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(Document).to_value()
+    let mut schema = schemars::schema_for!(Document);
+    schema.insert("$id".to_owned(), format!("urn:tunneld:document:{VERSION}").into());
+    schema.insert("title".to_owned(), "tunneld document".into());
+    schema.to_value()
 }
 
-fn whole(reason: String, fix: &str) -> DocumentError {
-    DocumentError {
-        line: 1,
-        column: 1,
-        path: String::new(),
-        value: None,
-        reason,
-        fix: fix.to_owned(),
+/// A text, what could be made of it, and what was wrong.
+struct Reading<'a> {
+    text: &'a str,
+    tree: Option<Node>,
+    found: Vec<Found>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(text: &'a str) -> Self {
+        let (mut tree, mut found) = syntax::parse(text);
+        let broken = !found.is_empty();
+        if let Some(root) = &mut tree {
+            let mut ill_formed = Vec::new();
+            let remains = walk::check(text, root, &shape::DOCUMENT, &mut ill_formed);
+            ill_formed.retain(|found| !broken || found.sort == Sort::Value);
+            found.append(&mut ill_formed);
+            if broken || !remains {
+                tree = None;
+            }
+        }
+        Self { text, tree, found }
+    }
+
+    /// What the well-formed part of the text says.
+    fn document(&mut self) -> Option<Document> {
+        let json = self.tree.as_ref()?.to_json();
+        serde_json::from_value(json)
+            .map_err(|error| {
+                // The schema let something through that the types do not: a bug, but no silent one.
+                let fix = "compare the document with tunneld schema";
+                self.found.push(Found::new(0, Path::default(), error.to_string(), fix));
+            })
+            .ok()
+    }
+
+    /// Adds what is wrong with the meaning of the well-formed part.
+    fn add(&mut self, mut problems: Vec<Problem>) {
+        // What seems to be missing may be what could not be read.
+        problems.retain(|problem| self.found.is_empty() || !problem.absence);
+        let mut placed = self.place(problems);
+        self.found.append(&mut placed);
+    }
+
+    fn place(&self, problems: Vec<Problem>) -> Vec<Found> {
+        let Some(tree) = &self.tree else { return Vec::new() };
+        let place = |problem: Problem| {
+            let located = tree.locate(&problem.path);
+            let public = located.path.last_key() == Some(shape::PUBLIC_KEY);
+            let scalar = located
+                .node
+                .filter(|node| !matches!(node.value, Value::List(_) | Value::Table(_)));
+            Found {
+                value: scalar
+                    .and_then(|node| self.text.get(node.span.clone()))
+                    .map(|source| shown::shown(source, public)),
+                ..Found::new(located.offset, located.path, problem.reason, problem.fix)
+            }
+        };
+        problems.into_iter().map(place).collect()
+    }
+
+    fn errors(self) -> Vec<DocumentError> {
+        position::place(self.text, self.found)
     }
 }

@@ -40,15 +40,19 @@ pub struct Document {
     pub forwarding: Forwarding,
     /// Settings of interfaces that tunneld does not create.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4_096))]
     pub interface: Vec<Interface>,
     /// WireGuard tunnels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4_096))]
     pub wireguard: Vec<WireGuard>,
     /// Static routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 65_536))]
     pub route: Vec<Route>,
     /// Policy rules, as in ip-rule(8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4_096))]
     pub rule: Vec<Rule>,
 }
 
@@ -65,6 +69,7 @@ pub struct Appliance {
     pub metrics: Option<MetricsAddress>,
     /// Networks that operators manage this appliance from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub management: Vec<Prefix>,
     /// Seconds between two full readings of the kernel; 0 leaves only notifications. Default 60.
     #[schemars(range(max = 86_400))]
@@ -94,7 +99,7 @@ pub struct Forwarding {
     /// Forward IPv6 packets (net.ipv6.conf.all.forwarding). Left alone without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
-    /// Reverse-path check of all interfaces (net.ipv4.conf.all.rp_filter); the kernel takes the stricter of this and the interface's. Left alone without it.
+    /// Reverse-path check of all interfaces (net.ipv4.conf.all.rp_filter); the kernel takes the larger number of this and the interface's: loose (2), then strict (1), then off (0). Left alone without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reverse_path: Option<ReversePath>,
 }
@@ -134,6 +139,7 @@ pub struct WireGuard {
     pub name: InterfaceName,
     /// Inner addresses, each with the length of its network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub addresses: Vec<InterfaceAddress>,
     /// UDP port; the kernel or the engine chooses one without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,6 +178,7 @@ pub struct WireGuard {
     pub reverse_path: Option<ReversePath>,
     /// The peers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 65_536))]
     pub peers: Vec<Peer>,
 }
 
@@ -193,6 +200,7 @@ pub struct Peer {
     pub endpoint: Option<Endpoint>,
     /// Networks behind this peer: accepted from it and sent to it. The longest match over all peers decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 65_536))]
     pub allowed_ips: Vec<Prefix>,
     /// Seconds between keepalives; off without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,6 +284,7 @@ pub struct Route {
     pub onlink: bool,
     /// Several next hops that share the traffic by weight, instead of via and dev.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub nexthops: Vec<NextHop>,
 }
 

@@ -1,0 +1,197 @@
+//! Compares a tree with the schema: unknown and missing keys, types, ranges, words, and the form of text.
+
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+
+use super::{
+    super::problem::{Path, Segment},
+    Found, MAX_ERRORS, Sort,
+    shape::{Kind, PUBLIC_KEY, Shape, Table},
+    shown::{nearest, shown, shown_key},
+    tree::{Entry, Item, Node, Value},
+};
+
+/// Finds everything that is wrong with the form of `root`, and takes it out, so that what remains can be
+/// resolved: whoever corrects a document sees the conflicts at once too. The result is whether anything
+/// remains.
+pub(super) fn check(text: &str, root: &mut Node, shape: &Shape, found: &mut Vec<Found>) -> bool {
+    let mut walk = Walk {
+        text,
+        path: Path::default(),
+        found,
+    };
+    walk.node(root, shape)
+}
+
+struct Walk<'a> {
+    text: &'a str,
+    path: Path,
+    found: &'a mut Vec<Found>,
+}
+
+impl Walk<'_> {
+    /// Whether `node` can stay.
+    fn node(&mut self, node: &mut Node, shape: &Shape) -> bool {
+        if shape.nullable && matches!(node.value, Value::Null) {
+            return true;
+        }
+        let place = node.span.clone();
+        match (&mut node.value, &shape.kind) {
+            (Value::Table(entries), Kind::Table(table)) => self.table(entries, table, &place),
+            (Value::List(items), Kind::List { item, most }) => self.list(items, item, *most, &place),
+            (Value::Boolean(_), Kind::Boolean) | (_, Kind::Unknown) => true,
+            (Value::Integer(number), Kind::Number { least, most }) => self.number(*number, *least, *most, &place),
+            (Value::Text(word), Kind::Words(words)) => self.word(word, words, &place),
+            (Value::Text(content), Kind::Text { .. }) => self.text(content, &shape.kind, &place),
+            (Value::Integer(number), Kind::Text { number: true, .. }) => {
+                self.text(&number.to_string(), &shape.kind, &place)
+            }
+            (_, kind) => {
+                let (expected, fix) = expectation(kind);
+                let reason = format!("this is {}, not {expected}", node.kind());
+                self.report(&place, true, reason, fix)
+            }
+        }
+    }
+
+    fn table(&mut self, entries: &mut BTreeMap<String, Entry>, table: &Table, place: &Range<usize>) -> bool {
+        let mut whole = true;
+        entries.retain(|name, entry| {
+            let Some(shape) = table.fields.get(name) else {
+                self.unknown_key(name, entry, table);
+                return false;
+            };
+            self.path.push(Segment::Key(Cow::Owned(name.clone())));
+            let good = self.node(&mut entry.node, shape);
+            self.path.pop();
+            whole &= good || !table.required.contains(name);
+            good
+        });
+        for name in &table.required {
+            // A required key with a bad value was taken out above, and is not missing.
+            if whole && !entries.contains_key(name) {
+                self.path.push(Segment::Key(Cow::Owned(name.clone())));
+                let fix = match table.fields.get(name).map(|shape| &shape.kind) {
+                    Some(Kind::Number { least, most }) if least == most => format!("write {name} = {least}"),
+                    _ => format!("write {name} = and its value"),
+                };
+                self.found.push(Found {
+                    sort: Sort::Key,
+                    ..Found::new(place.start, self.path.clone(), "this key is required", fix)
+                });
+                self.path.pop();
+                whole = false;
+            }
+        }
+        whole
+    }
+
+    fn unknown_key(&mut self, name: &str, entry: &Entry, table: &Table) {
+        let known = table.fields.keys().map(String::as_str);
+        // Nobody reads the thousandth error; looking for its nearest key would cost more than all the rest.
+        let near = Some(name).filter(|_| self.found.len() < MAX_ERRORS);
+        let fix = near.and_then(|name| nearest(name, known.clone())).map_or_else(
+            || format!("remove it; known here: {}", known.collect::<Vec<_>>().join(", ")),
+            |near| format!("did you mean {near}?"),
+        );
+        self.path.push(Segment::Key(Cow::Owned(shown_key(name))));
+        self.found.push(Found {
+            sort: Sort::Key,
+            ..Found::new(entry.key.start, self.path.clone(), "this key is unknown", fix)
+        });
+        self.path.pop();
+    }
+
+    fn list(&mut self, items: &mut Vec<Item>, shape: &Shape, most: usize, place: &Range<usize>) -> bool {
+        if items.len() > most {
+            let reason = format!("this list has {} elements", items.len());
+            self.report(place, false, reason, format!("write at most {most}"));
+        }
+        items.retain_mut(|item| {
+            self.path.push(Segment::Index(item.index));
+            let good = self.node(&mut item.node, shape);
+            self.path.pop();
+            good
+        });
+        true
+    }
+
+    fn number(&mut self, number: i128, least: i128, most: i128, place: &Range<usize>) -> bool {
+        if (least..=most).contains(&number) {
+            return true;
+        }
+        let fix = if least == most {
+            format!("write {least}")
+        } else {
+            format!("write a number from {least} to {most}")
+        };
+        self.report(place, true, "this number is out of range", fix)
+    }
+
+    fn word(&mut self, word: &str, words: &[String], place: &Range<usize>) -> bool {
+        if words.iter().any(|known| known == word) {
+            return true;
+        }
+        let known = words.iter().map(String::as_str);
+        let reason = format!("this is none of {}", words.join(", "));
+        let fix = nearest(word, known).map_or_else(|| "write one of them".to_owned(), |near| format!("write {near}"));
+        self.report(place, true, reason, fix)
+    }
+
+    fn text(&mut self, content: &str, kind: &Kind, place: &Range<usize>) -> bool {
+        let Kind::Text {
+            least, most, format, ..
+        } = kind
+        else {
+            return true;
+        };
+        let length = content.chars().count();
+        if length < *least || length > *most {
+            let reason = format!("this text has {length} characters");
+            return self.report(place, true, reason, format!("write {least} to {most}"));
+        }
+        let Some(format) = format else { return true };
+        match (format.check)(content) {
+            Ok(()) => true,
+            Err(invalid) => {
+                let value = self
+                    .source(place)
+                    .map(|source| shown(source, format.name == PUBLIC_KEY));
+                self.found.push(Found {
+                    value,
+                    ..Found::new(place.start, self.path.clone(), invalid.reason, invalid.fix)
+                });
+                false
+            }
+        }
+    }
+
+    fn source(&self, place: &Range<usize>) -> Option<&str> {
+        self.text.get(place.clone())
+    }
+
+    fn report(&mut self, place: &Range<usize>, value: bool, reason: impl Into<String>, fix: impl Into<String>) -> bool {
+        let value = self.source(place).filter(|_| value).map(|source| shown(source, false));
+        self.found.push(Found {
+            value,
+            ..Found::new(place.start, self.path.clone(), reason, fix)
+        });
+        false
+    }
+}
+
+/// What belongs here, and how to write it.
+fn expectation(kind: &Kind) -> (&'static str, String) {
+    match kind {
+        Kind::Table(_) => ("a table", "write a table of keys and values".into()),
+        Kind::List { .. } => ("a list", "put it in [ ]".into()),
+        Kind::Words(words) => ("a word", format!("write one of {}", words.join(", "))),
+        Kind::Boolean => ("true or false", "write true or false without quotes".into()),
+        Kind::Number { least, most } => (
+            "a whole number",
+            format!("write a number from {least} to {most} without quotes"),
+        ),
+        Kind::Text { number: true, .. } => ("text or a whole number", "write text in quotes, or a number".into()),
+        Kind::Text { .. } => ("text", "write text in quotes".into()),
+        Kind::Unknown => ("what the schema says", "see tunneld schema".into()),
+    }
+}

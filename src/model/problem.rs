@@ -1,0 +1,107 @@
+//! Something to say about a place in a document, before it is known where that place is in the text.
+
+use std::{borrow::Cow, fmt};
+
+/// A place in a document, such as `wireguard[0].peers[1].allowed-ips[0]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path(Vec<Segment>);
+
+/// One step into a document.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    /// Into a table.
+    Key(Cow<'static, str>),
+    /// Into a list, from 0.
+    Index(usize),
+}
+
+impl Path {
+    /// The place of `name` in the document itself.
+    pub fn new(name: &'static str) -> Self {
+        Self(vec![Segment::Key(Cow::Borrowed(name))])
+    }
+
+    /// The place of `name` in the table that is here.
+    #[must_use]
+    pub fn key(mut self, name: &'static str) -> Self {
+        self.push(Segment::Key(Cow::Borrowed(name)));
+        self
+    }
+
+    /// The place of the element with this number, from 0, in the list that is here.
+    #[must_use]
+    pub fn index(mut self, index: usize) -> Self {
+        self.push(Segment::Index(index));
+        self
+    }
+
+    /// Goes one step further.
+    pub fn push(&mut self, segment: Segment) {
+        self.0.push(segment);
+    }
+
+    /// Goes one step back.
+    pub fn pop(&mut self) {
+        self.0.pop();
+    }
+
+    /// The steps from the document's root.
+    pub fn segments(&self) -> &[Segment] {
+        &self.0
+    }
+
+    /// The innermost key.
+    pub fn last_key(&self) -> Option<&str> {
+        self.0.iter().rev().find_map(|segment| match segment {
+            Segment::Key(name) => Some(name.as_ref()),
+            Segment::Index(_) => None,
+        })
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, segment) in self.0.iter().enumerate() {
+            match segment {
+                Segment::Index(index) => write!(f, "[{index}]")?,
+                Segment::Key(name) if position == 0 => f.write_str(name)?,
+                Segment::Key(name) => write!(f, ".{name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is the matter with a place in a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The place.
+    pub path: Path,
+    /// What is wrong, without the value itself.
+    pub reason: String,
+    /// What to write instead.
+    pub fix: String,
+    /// The problem is that something else is not there. Not worth a word while parts of the document
+    /// cannot be read: it may be among them.
+    pub absence: bool,
+}
+
+impl Problem {
+    /// Something that is wrong whatever else the document says.
+    pub fn new(path: Path, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            path,
+            reason: reason.into(),
+            fix: fix.into(),
+            absence: false,
+        }
+    }
+
+    /// Something that is wrong because something else is missing.
+    pub fn absence(path: Path, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            absence: true,
+            ..Self::new(path, reason, fix)
+        }
+    }
+}
