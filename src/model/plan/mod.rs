@@ -1,12 +1,24 @@
 //! The difference between what should be and what is, as ordered operations.
+//!
+//! [`diff`] is pure: the same inputs give the same plan. `step` holds the order and the reasons for it,
+//! the other files one kind of object each.
+
+mod after;
+mod display;
+mod links;
+mod routes;
+mod settings;
+mod step;
+mod wireguard;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 
 use super::{
-    desired::{Address, RouteKey, Rule, Sysctl},
+    desired::{Address, Desired, RouteKey, Rule, Sysctl},
     ledger::Ledger,
+    observed::{Observed, Scope},
     ports::Operation,
     types::{HostName, InterfaceName, PresharedKey, PrivateKey, PublicKey},
 };
@@ -85,6 +97,67 @@ pub struct Conflict {
     pub object: Object,
     /// What is in the way and whose it is.
     pub reason: String,
+}
+
+/// What to do so that the world becomes what is desired, as far as it can be now.
+///
+/// Foreign objects are never touched. Carried out on an unchanged world, a second call gives an empty plan.
+pub fn diff(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>) -> Plan {
+    let mut draft = step::Draft::default();
+    let links = links::Links::decide(desired, observed, inputs, &mut draft);
+    let leaving = settings::leaving(desired, observed, inputs, &links);
+    let stripped = settings::stripped(desired, observed, &links, &leaving);
+    let after = after::After::new(desired, observed, &links, &leaving);
+    let surroundings = routes::Surroundings {
+        links: &links,
+        after: &after,
+        stripped: &stripped,
+    };
+    settings::sysctls(desired, observed, inputs, &links, &mut draft);
+    links::plan(desired, observed, inputs, &links, &mut draft);
+    settings::addresses(desired, observed, inputs, &links, (&leaving, &stripped), &mut draft);
+    settings::firewall(desired, observed, &mut draft);
+    routes::plan(desired, observed, &surroundings, &mut draft);
+    settings::rules(desired, observed, &mut draft);
+    draft.finish()
+}
+
+/// What has to be read for a plan from `previous` to `desired`: everything that is, was or may be ours.
+pub fn scope(
+    desired: &Desired,
+    previous: Option<&Desired>,
+    ledger: &Ledger,
+    resolved: &BTreeMap<HostName, IpAddr>,
+) -> Scope {
+    let mut scope = Scope::default();
+    for state in previous.into_iter().chain([desired]) {
+        scope.include(state);
+        let networks = state.addresses.iter().map(|entry| entry.address.prefix());
+        scope.routes.extend(networks.map(routes::guard_key));
+    }
+    scope.wireguard.extend(ledger.links.iter().cloned());
+    scope.sysctls.extend(ledger.sysctls.keys().cloned());
+    for tunnel in desired.wireguard.values() {
+        let endpoints = tunnel.peers.values().filter_map(|peer| peer.endpoint.as_ref());
+        let sockets = endpoints.filter_map(|endpoint| wireguard::resolve(endpoint, resolved));
+        scope
+            .endpoints
+            .extend(sockets.map(|socket| (tunnel.fwmark, socket.ip())));
+    }
+    scope
+}
+
+/// The values of settings that a plan is about to change. The caller keeps in the ledger, flushed before
+/// the plan runs, those that it does not hold yet: what we saved first was there before us.
+pub fn saves(plan: &Plan, observed: &Observed) -> BTreeMap<Sysctl, String> {
+    let changed = plan.operations.iter().filter_map(|operation| match operation {
+        Operation::SetSysctl { sysctl, .. } => Some(sysctl),
+        _ => None,
+    });
+    changed
+        .filter_map(|sysctl| observed.sysctls.get_key_value(sysctl))
+        .map(|(sysctl, value)| (sysctl.clone(), value.clone()))
+        .collect()
 }
 
 impl Plan {

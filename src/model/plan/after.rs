@@ -1,0 +1,157 @@
+//! What links and addresses there will be when the links and addresses of this plan are in place: routes
+//! are judged by that, so that one plan is enough.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    super::{
+        desired::{Address, Desired, NextHop, Route, RouteKey},
+        document::RouteKind,
+        observed::Observed,
+        types::{InterfaceName, Prefix, TableId},
+    },
+    links::Links,
+};
+
+/// Links, addresses and directly reachable networks to come.
+#[derive(Debug)]
+pub(super) struct After {
+    /// Links by name, and whether they are up.
+    links: BTreeMap<InterfaceName, bool>,
+    /// Networks of addresses of links that are up.
+    connected: BTreeSet<(Prefix, InterfaceName)>,
+    /// Addresses that can be a source.
+    sources: BTreeSet<IpAddr>,
+    /// Routes straight to a link: they make gateways reachable too.
+    direct: BTreeMap<(TableId, InterfaceName), Vec<RouteKey>>,
+}
+
+/// What makes a gateway reachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The network of an address, or the link's own scope.
+    Connected,
+    /// This route, which therefore has to be there first.
+    Route(RouteKey),
+}
+
+impl After {
+    /// Looks ahead. `leaving` are the addresses that go.
+    pub(super) fn new(desired: &Desired, observed: &Observed, links: &Links, leaving: &BTreeSet<&Address>) -> Self {
+        let mut up: BTreeMap<_, _> = observed
+            .links
+            .iter()
+            .filter(|(name, _)| match desired.wireguard.contains_key(*name) {
+                true => links.stays(name),
+                false => !links.goes(name),
+            })
+            .map(|(name, link)| (name.clone(), link.up))
+            .collect();
+        for name in desired.wireguard.keys().filter(|name| links.is_configured(name)) {
+            up.insert(name.clone(), true);
+        }
+        let kept = observed
+            .addresses
+            .iter()
+            .filter(|(entry, has)| !has.tentative && !links.goes(&entry.device) && !leaving.contains(entry));
+        let addresses: BTreeSet<&Address> = kept
+            .map(|(entry, _)| entry)
+            .chain(desired.addresses.iter().filter(|entry| links.stays(&entry.device)))
+            .collect();
+        let is_up = |entry: &&Address| up.get(&entry.device) == Some(&true);
+        let connected = addresses
+            .iter()
+            .copied()
+            .filter(is_up)
+            .map(|entry| (entry.address.prefix(), entry.device.clone()))
+            .collect();
+        let sources = addresses.iter().map(|entry| entry.address.address()).collect();
+        let mut after = Self {
+            links: up,
+            connected,
+            sources,
+            direct: BTreeMap::new(),
+        };
+        after.direct = after.direct_routes(desired, observed);
+        after
+    }
+
+    fn direct_routes(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+    ) -> BTreeMap<(TableId, InterfaceName), Vec<RouteKey>> {
+        let mut direct: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, route) in &desired.routes {
+            let ours = observed.routes.get(key).is_none_or(|there| there.owner.is_ours());
+            if let (
+                [
+                    NextHop {
+                        via: None,
+                        device: Some(device),
+                        ..
+                    },
+                ],
+                RouteKind::Unicast,
+                true,
+            ) = (route.nexthops.as_slice(), route.kind, ours)
+            {
+                if self.links.get(device) == Some(&true) && self.source(route).is_ok() {
+                    direct.entry((key.table, device.clone())).or_default().push(*key);
+                }
+            }
+        }
+        direct
+    }
+
+    /// Whether the kernel will take a next hop of a route in `table`; if not, what is missing.
+    pub(super) fn nexthop(&self, table: TableId, nexthop: &NextHop) -> Result<Reach, String> {
+        if let Some(device) = &nexthop.device {
+            match self.links.get(device) {
+                None => return Err(format!("link {device} is not there")),
+                Some(false) => return Err(format!("link {device} is down")),
+                Some(true) => {}
+            }
+        }
+        let Some(gateway) = nexthop.via.filter(|_| !nexthop.onlink) else {
+            return Ok(Reach::Connected);
+        };
+        if matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local()) {
+            return match &nexthop.device {
+                Some(_) => Ok(Reach::Connected),
+                None => Err(format!("gateway {gateway} is link-local and no link is named")),
+            };
+        }
+        let device = nexthop.device.as_ref();
+        let on = |link: &InterfaceName| device.is_none_or(|device| device == link);
+        if self
+            .connected
+            .iter()
+            .any(|(network, link)| on(link) && network.contains(gateway))
+        {
+            return Ok(Reach::Connected);
+        }
+        self.direct
+            .iter()
+            .filter(|((asked, link), _)| on(link) && (*asked == table || *asked == TableId::MAIN))
+            .flat_map(|(_, keys)| keys)
+            .filter(|key| key.prefix.contains(gateway))
+            .max_by_key(|key| key.prefix.length())
+            .map(|key| Reach::Route(*key))
+            .ok_or_else(|| match device {
+                Some(device) => format!("link {device} does not reach gateway {gateway}"),
+                None => format!("no link reaches gateway {gateway}"),
+            })
+    }
+
+    /// Whether the kernel will take a route's preferred source.
+    pub(super) fn source(&self, route: &Route) -> Result<(), String> {
+        match route.source.filter(|source| !self.sources.contains(source)) {
+            Some(source) => Err(format!("address {source} is not there")),
+            None => Ok(()),
+        }
+    }
+}

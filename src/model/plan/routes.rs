@@ -1,0 +1,292 @@
+//! Routes: compared under the kernel's key, guarded where their link goes, ordered by how a lookup
+//! prefers them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::{
+    super::{
+        desired::{Action, Address, Desired, NextHop, Route, RouteKey, Rule},
+        document::RouteKind,
+        observed::{Observed, Owned},
+        ports::Operation,
+        preference::kernel_metric,
+        types::{InterfaceName, Prefix, TableId},
+    },
+    Object,
+    after::{After, Reach},
+    links::Links,
+    step::{Draft, Step},
+};
+
+/// The metric of a temporary guard for a connected network: behind everything, dynamic routes included.
+const GUARD_METRIC: u32 = kernel_metric(254, 84);
+
+/// The key of the guard that stands in for a connected network while its link is made anew.
+pub(super) fn guard_key(network: Prefix) -> RouteKey {
+    RouteKey {
+        table: TableId::MAIN,
+        prefix: network,
+        metric: GUARD_METRIC,
+    }
+}
+
+/// What a guarded route does: refuse, so that nothing falls through to a wider route.
+fn guard() -> Route {
+    Route {
+        kind: RouteKind::Unreachable,
+        nexthops: Vec::new(),
+        mtu: None,
+        source: None,
+    }
+}
+
+/// What routes have to reckon with beyond the two states.
+#[derive(Debug)]
+pub(super) struct Surroundings<'a> {
+    /// The fate of links.
+    pub(super) links: &'a Links,
+    /// Links and addresses to come.
+    pub(super) after: &'a After,
+    /// Links that stay but lose their last IPv4 address: the kernel drops their IPv4 routes with it.
+    pub(super) stripped: &'a BTreeSet<InterfaceName>,
+}
+
+impl Surroundings<'_> {
+    /// Whether the kernel drops an observed route on the way.
+    fn loses(&self, key: &RouteKey, route: &Route) -> bool {
+        let stripped = |device| !key.prefix.is_ipv6() && self.stripped.contains(device);
+        route
+            .nexthops
+            .iter()
+            .filter_map(|nexthop| nexthop.device.as_ref())
+            .any(|device| self.links.goes_early(device) || stripped(device))
+    }
+}
+
+/// Plans routes.
+pub(super) fn plan(desired: &Desired, observed: &Observed, surroundings: &Surroundings<'_>, draft: &mut Draft) {
+    let tables = Tables::new(desired, observed);
+    let mut there = BTreeMap::new();
+    for (key, has) in ours(observed) {
+        if surroundings.loses(key, has) {
+            let guarded = Operation::ReplaceRoute {
+                key: *key,
+                route: guard(),
+            };
+            draft.add(Step::Guard, guarded);
+            there.insert(*key, guard());
+        } else {
+            there.insert(*key, has.clone());
+        }
+    }
+    guard_connected(desired, observed, surroundings, &mut there, draft);
+    let (wanted, carriers) = feasible(desired, observed, surroundings, &there, draft);
+
+    let mut gone: Vec<_> = there.iter().filter(|(key, _)| !wanted.contains_key(key)).collect();
+    gone.sort_by_key(|(key, _)| (key.prefix.length(), Reverse(key.metric)));
+    for (key, route) in gone {
+        let (key, route) = (*key, route.clone());
+        draft.add(tables.removal(&key), Operation::DeleteRoute { key, route });
+    }
+    let mut wanted: Vec<_> = wanted.into_iter().collect();
+    // A route that makes another's gateway reachable comes before it, whatever their lengths.
+    wanted.sort_by_key(|(key, _)| (!carriers.contains(key), Reverse(key.prefix.length()), key.metric));
+    for (key, route) in wanted {
+        let operation = match there.get(&key) {
+            Some(has) if same(&route, has) => continue,
+            Some(_) => Operation::ReplaceRoute { key, route },
+            None => Operation::AddRoute { key, route },
+        };
+        draft.add(tables.addition(&key), operation);
+    }
+}
+
+fn ours(observed: &Observed) -> impl Iterator<Item = (&RouteKey, &Route)> {
+    observed
+        .routes
+        .iter()
+        .filter(|(_, there)| there.owner.is_ours())
+        .map(|(key, there)| (key, &there.value))
+}
+
+/// The routes that can be in the kernel when this plan has been carried out, and those of them that make
+/// gateways reachable. Says what waits and what is in the way.
+fn feasible(
+    desired: &Desired,
+    observed: &Observed,
+    surroundings: &Surroundings<'_>,
+    there: &BTreeMap<RouteKey, Route>,
+    draft: &mut Draft,
+) -> (BTreeMap<RouteKey, Route>, BTreeSet<RouteKey>) {
+    let (mut wanted, mut carriers) = (BTreeMap::new(), BTreeSet::new());
+    for (key, route) in &desired.routes {
+        if let Some(Owned { value, owner }) = observed.routes.get(key).filter(|there| !there.owner.is_ours()) {
+            let reason = format!(
+                "a route with the same key is there that is not ours: {}",
+                foreign(value, owner)
+            );
+            draft.conflict(Object::Route(*key), reason);
+            continue;
+        }
+        // What the kernel has taken already needs no judgement of ours.
+        if there.get(key).is_some_and(|has| same(route, has)) {
+            wanted.insert(*key, route.clone());
+            continue;
+        }
+        if key.prefix.is_ipv6() && !observed.capabilities.ipv6 {
+            draft.wait(Object::Route(*key), "the kernel has no IPv6");
+            continue;
+        }
+        let (now, missing) = takes(key, route, surroundings.after, &mut carriers);
+        if let Some(reason) = missing {
+            draft.wait(Object::Route(*key), reason);
+        }
+        if let Some(now) = now {
+            wanted.insert(*key, now);
+        }
+    }
+    (wanted, carriers)
+}
+
+/// What the kernel will take of a route, and what keeps the rest out: of several next hops those that are
+/// there are used.
+fn takes(
+    key: &RouteKey,
+    route: &Route,
+    after: &After,
+    carriers: &mut BTreeSet<RouteKey>,
+) -> (Option<Route>, Option<String>) {
+    if let Err(reason) = after.source(route) {
+        return (None, Some(reason));
+    }
+    let mut missing = None;
+    let mut now = route.clone();
+    now.nexthops.retain(|nexthop| match after.nexthop(key.table, nexthop) {
+        Ok(Reach::Connected) => true,
+        Ok(Reach::Route(carrier)) => {
+            carriers.insert(carrier);
+            true
+        }
+        Err(reason) => {
+            missing.get_or_insert(reason);
+            false
+        }
+    });
+    if let ([only], true) = (now.nexthops.as_mut_slice(), missing.is_some()) {
+        // A share of the whole is no share; the kernel reports none for a single next hop.
+        only.weight = 1;
+    }
+    let some = route.nexthops.is_empty() || !now.nexthops.is_empty();
+    (some.then_some(now), missing)
+}
+
+/// Whether a route in the kernel is the desired one. A next hop without a device takes any: the kernel
+/// chose it by the gateway.
+pub(super) fn same(wanted: &Route, has: &Route) -> bool {
+    let mut left: Vec<&NextHop> = has.nexthops.iter().collect();
+    let matches = |wanted: &NextHop, has: &NextHop| {
+        let device = wanted.device.is_none() || wanted.device == has.device;
+        device && (wanted.via, wanted.weight, wanted.onlink) == (has.via, has.weight, has.onlink)
+    };
+    let mut take = |wanted: &NextHop| match left.iter().position(|has| matches(wanted, has)) {
+        Some(index) => {
+            left.swap_remove(index);
+            true
+        }
+        None => false,
+    };
+    (wanted.kind, wanted.mtu, wanted.source) == (has.kind, has.mtu, has.source)
+        && wanted.nexthops.len() == has.nexthops.len()
+        && wanted.nexthops.iter().all(&mut take)
+}
+
+fn foreign(value: &Route, owner: &super::super::observed::Owner) -> String {
+    let who = match owner {
+        super::super::observed::Owner::Foreign(who) => who.as_str(),
+        super::super::observed::Owner::Ours => "ours",
+    };
+    format!("{} ({who})", super::display::nexthops(value))
+}
+
+/// Guards the connected networks of links that are made anew, where the new state still wants anything in
+/// them.
+fn guard_connected(
+    desired: &Desired,
+    observed: &Observed,
+    surroundings: &Surroundings<'_>,
+    there: &mut BTreeMap<RouteKey, Route>,
+    draft: &mut Draft,
+) {
+    let goes = |entry: &Address| {
+        let stripped = !entry.address.address().is_ipv6() && surroundings.stripped.contains(&entry.device);
+        surroundings.links.goes_early(&entry.device) || stripped
+    };
+    let overlaps = |a: Prefix, b: Prefix| a.covers(&b) || b.covers(&a);
+    let still_wanted = |network: Prefix| {
+        desired
+            .addresses
+            .iter()
+            .any(|entry| overlaps(entry.address.prefix(), network))
+            || desired.routes.keys().any(|key| overlaps(key.prefix, network))
+    };
+    for entry in observed.addresses.keys().filter(|entry| goes(entry)) {
+        let network = entry.address.prefix();
+        let key = guard_key(network);
+        let host = network == Prefix::host(network.address());
+        let taken = observed.routes.contains_key(&key) || there.contains_key(&key) || desired.routes.contains_key(&key);
+        if !host && !taken && still_wanted(network) {
+            let route = guard();
+            there.insert(key, route.clone());
+            draft.add(Step::Guard, Operation::AddRoute { key, route });
+        }
+    }
+}
+
+/// Which tables rules ask, before and after.
+#[derive(Debug)]
+struct Tables {
+    before: BTreeSet<TableId>,
+    after: BTreeSet<TableId>,
+}
+
+impl Tables {
+    fn new(desired: &Desired, observed: &Observed) -> Self {
+        let asked = |rule: &Rule| match rule.action {
+            // Whatever our rules say, the kernel's own ask these.
+            Action::Lookup(TableId::MAIN | TableId::DEFAULT | TableId::LOCAL) | Action::Verdict(_) => None,
+            Action::Lookup(table) => Some(table),
+        };
+        let ours = observed.rules.iter().filter(|(_, count)| count.ours > 0);
+        Self {
+            before: ours.filter_map(|(rule, _)| asked(rule)).collect(),
+            after: desired.rules.iter().filter_map(asked).collect(),
+        }
+    }
+
+    fn ceases(&self, table: TableId) -> bool {
+        self.before.contains(&table) && !self.after.contains(&table)
+    }
+
+    fn begins(&self, table: TableId) -> bool {
+        !self.before.contains(&table) && self.after.contains(&table)
+    }
+
+    fn addition(&self, key: &RouteKey) -> Step {
+        if self.ceases(key.table) {
+            Step::LateRoute
+        } else {
+            Step::Route
+        }
+    }
+
+    fn removal(&self, key: &RouteKey) -> Step {
+        if self.begins(key.table) {
+            Step::Clean
+        } else {
+            Step::Unroute
+        }
+    }
+}
