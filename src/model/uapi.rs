@@ -1,1 +1,0 @@
-//! The WireGuard UAPI's text, both directions.
