@@ -7,8 +7,6 @@
 //! acknowledgements were lost to an overrun. Here the reader pulls, the kernel waits, and an overrun is the
 //! request's own error. See `netlink(7)` and the kernel's `net/netlink/af_netlink.c`.
 
-#![expect(dead_code, reason = "the rooms that use it land one by one")]
-
 use std::{future::poll_fn, io, time::Duration};
 
 use netlink_packet_core::{
@@ -69,6 +67,9 @@ pub(crate) enum NetlinkError {
     /// The objects changed during every attempt to list them (`NLM_F_DUMP_INTR`).
     #[error("the list changed again and again while it was read")]
     Interrupted,
+    /// We did not ask: the object is not there, or not ours, at this moment.
+    #[error("{0}")]
+    Changed(String),
     /// An answer that makes no sense.
     #[error("the kernel's answer cannot be read: {0}")]
     Decode(String),
@@ -96,6 +97,7 @@ impl NetlinkError {
         match self {
             Self::Kernel { errno, .. } => classify(*errno),
             Self::Timeout | Self::Overrun | Self::Interrupted => ErrorClass::Transient,
+            Self::Changed(_) => ErrorClass::Changed,
             Self::Decode(_) => ErrorClass::Refused,
         }
     }

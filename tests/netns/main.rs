@@ -4,4 +4,6 @@
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod nftables;

@@ -1,0 +1,215 @@
+//! Links: listed whole, made and deleted where they are WireGuard's and ours (`rtnetlink(7)`,
+//! `net/core/rtnetlink.c`).
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlaBuffer, NlasIterator};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage},
+};
+use nix::errno::Errno;
+
+use super::socket::{NetlinkError, Socket};
+use crate::model::{
+    observed::{ALIAS, Link, LinkKind, Owner},
+    types::{InterfaceName, Mtu},
+};
+
+/// `struct ifinfomsg`.
+const HEADER: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_INFO_KIND: u16 = 1;
+
+/// The name under which the probe asks for a link that the kernel cannot make.
+const PROBE_NAME: &str = "tunneld-probe";
+
+/// Every link of the namespace at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Links {
+    by_name: BTreeMap<InterfaceName, Link>,
+    names: BTreeMap<u32, InterfaceName>,
+}
+
+impl Links {
+    /// Lists them.
+    pub(crate) async fn read(socket: &mut Socket) -> Result<Self, NetlinkError> {
+        let mut request = LinkMessage::default();
+        request
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        socket
+            .dump(
+                RouteNetlinkMessage::GetLink(request),
+                |links: &mut Self, _, body| match parse(body) {
+                    Some((name, link)) => {
+                        links.names.insert(link.index, name.clone());
+                        links.by_name.insert(name, link);
+                    }
+                    None => tracing::debug!("a link has a name that is no interface name here"),
+                },
+            )
+            .await
+    }
+
+    /// The link with this name, or the error that there is none.
+    pub(crate) fn get(&self, name: &InterfaceName) -> Result<&Link, NetlinkError> {
+        self.by_name
+            .get(name)
+            .ok_or_else(|| NetlinkError::Changed(format!("there is no link {name}")))
+    }
+
+    /// The link with this name, or the error that it is not ours.
+    fn ours(&self, name: &InterfaceName) -> Result<&Link, NetlinkError> {
+        let link = self.get(name)?;
+        if link.owner.is_ours() {
+            Ok(link)
+        } else {
+            Err(NetlinkError::Changed(format!("the link {name} is not ours")))
+        }
+    }
+
+    /// The name of the link with this index.
+    pub(crate) fn name(&self, index: u32) -> Option<&InterfaceName> {
+        self.names.get(&index)
+    }
+
+    /// All of them by name.
+    pub(crate) fn all(&self) -> &BTreeMap<InterfaceName, Link> {
+        &self.by_name
+    }
+}
+
+/// Reads a link without decoding what does not matter here: no foreign link is too strange to be listed.
+fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
+    let header = LinkHeader::parse(body).ok()?;
+    let (mut name, mut mtu, mut kind, mut ours) = (None, 0, String::new(), false);
+    for attribute in NlasIterator::new(body.get(HEADER..)?).flatten() {
+        match attribute.kind() {
+            IFLA_IFNAME => name = text(&attribute).parse().ok(),
+            IFLA_MTU => mtu = <[u8; 4]>::try_from(attribute.value()).map_or(0, u32::from_ne_bytes),
+            IFLA_LINKINFO => kind = info_kind(attribute.value()),
+            IFLA_IFALIAS => ours = text(&attribute) == ALIAS,
+            _ => {}
+        }
+    }
+    let kind = match kind.as_str() {
+        "wireguard" => LinkKind::WireGuard,
+        "tun" => LinkKind::Tun,
+        _ => LinkKind::Other(kind),
+    };
+    let link = Link {
+        index: header.index,
+        kind,
+        owner: if ours {
+            Owner::Ours
+        } else {
+            Owner::Foreign(String::new())
+        },
+        up: header.flags.contains(LinkFlags::Up),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
+        mtu: Mtu(mtu),
+    };
+    Some((name?, link))
+}
+
+fn info_kind(nested: &[u8]) -> String {
+    NlasIterator::new(nested)
+        .flatten()
+        .find(|attribute| attribute.kind() == IFLA_INFO_KIND)
+        .map(|attribute| text(&attribute))
+        .unwrap_or_default()
+}
+
+fn text(attribute: &NlaBuffer<&[u8]>) -> String {
+    String::from_utf8_lossy(attribute.value())
+        .trim_end_matches('\0')
+        .to_owned()
+}
+
+fn named(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+}
+
+fn wireguard(name: &str, mtu: u32) -> RouteNetlinkMessage {
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    message
+        .attributes
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]));
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn indexed(link: &Link) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = link.index;
+    message
+}
+
+async fn send(socket: &mut Socket, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    let _: Vec<RouteNetlinkMessage> = socket.request(message, flags).await?;
+    Ok(())
+}
+
+/// Makes a link of kind wireguard, down, and marks it as ours. The kernel takes no alias with the request
+/// that makes a link, so there are two; the ledger covers the moment in between.
+pub(crate) async fn create(socket: &mut Socket, name: &InterfaceName, mtu: Mtu) -> Result<(), NetlinkError> {
+    send(socket, wireguard(name.as_str(), mtu.0), NLM_F_CREATE | NLM_F_EXCL).await?;
+    let mut alias = named(name.as_str());
+    alias.attributes.push(LinkAttribute::IfAlias(ALIAS.to_owned()));
+    let marked = send(socket, RouteNetlinkMessage::SetLink(alias), 0).await;
+    if marked.is_err() {
+        // It was made in this call, and nobody will know it for ours.
+        send(socket, RouteNetlinkMessage::DelLink(named(name.as_str())), 0)
+            .await
+            .ok();
+    }
+    marked
+}
+
+/// Deletes our link: by its index, read together with its alias, so that a link that took the name
+/// meanwhile is safe.
+pub(crate) async fn delete(socket: &mut Socket, name: &InterfaceName) -> Result<(), NetlinkError> {
+    let links = Links::read(socket).await?;
+    let message = indexed(links.ours(name)?);
+    send(socket, RouteNetlinkMessage::DelLink(message), 0).await
+}
+
+/// Sets the MTU of our link.
+pub(crate) async fn set_mtu(
+    socket: &mut Socket,
+    links: &Links,
+    name: &InterfaceName,
+    mtu: Mtu,
+) -> Result<(), NetlinkError> {
+    let mut message = indexed(links.ours(name)?);
+    message.attributes.push(LinkAttribute::Mtu(mtu.0));
+    send(socket, RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+/// Brings our link up.
+pub(crate) async fn set_up(socket: &mut Socket, links: &Links, name: &InterfaceName) -> Result<(), NetlinkError> {
+    let mut message = indexed(links.ours(name)?);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    send(socket, RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+/// Whether the kernel makes links of kind wireguard, loading the module if it can. Asked with an MTU that no
+/// link can have, so that none is made: EINVAL means that the kind is there, EOPNOTSUPP that it is not.
+pub(crate) async fn probe_wireguard(socket: &mut Socket) -> Result<bool, NetlinkError> {
+    match send(socket, wireguard(PROBE_NAME, u32::MAX), NLM_F_CREATE | NLM_F_EXCL).await {
+        Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => {
+            send(socket, RouteNetlinkMessage::DelLink(named(PROBE_NAME)), 0).await?;
+            Ok(true)
+        }
+    }
+}
