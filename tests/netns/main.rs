@@ -7,3 +7,5 @@ mod harness;
 mod kernel;
 #[cfg(test)]
 mod nftables;
+#[cfg(test)]
+mod wireguard;

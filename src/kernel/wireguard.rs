@@ -1,1 +1,0 @@
-//! WireGuard devices through generic netlink (`uapi/linux/wireguard.h`).

@@ -1,0 +1,140 @@
+//! WireGuard devices through generic netlink (`uapi/linux/wireguard.h`). The kernel announces nothing about
+//! peers: reading is the only way to see a change.
+
+mod message;
+
+use std::fmt::Debug;
+
+use netlink_packet_core::{DecodeError, ParseableParametrized};
+use netlink_packet_generic::{
+    GenlMessage,
+    ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
+};
+use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use nix::errno::Errno;
+
+use super::socket::{NetlinkError, Socket};
+use crate::model::{
+    ports::{ErrorClass, ObserveError, OperationError},
+    types::InterfaceName,
+    wireguard::{Device, DeviceChange},
+};
+
+/// The kernel's WireGuard in the network namespace of the thread that connected.
+pub struct Wireguard {
+    socket: Socket,
+    /// The number that the kernel gave the family `wireguard`.
+    family: u16,
+}
+
+impl Wireguard {
+    /// Finds the family; asking for it also loads the module.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Unsupported`] when this kernel has no WireGuard, else the kernel's.
+    pub async fn connect() -> Result<Self, ObserveError> {
+        const WHAT: &str = "the kernel's WireGuard";
+        let mut socket = Socket::connect(NETLINK_GENERIC).map_err(|error| error.observe(WHAT))?;
+        match family(&mut socket).await {
+            Ok(family) => Ok(Self { socket, family }),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Err(ObserveError {
+                what: WHAT.into(),
+                reason: "this kernel has no WireGuard (no generic netlink family of that name)".into(),
+                class: ErrorClass::Unsupported,
+            }),
+            Err(error) => Err(error.observe(WHAT)),
+        }
+    }
+
+    /// Reads a device; `None` when no interface has the name, or one of another kind.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn get(&mut self, name: &InterfaceName) -> Result<Option<Device>, ObserveError> {
+        match self.dump(name).await {
+            Ok(device) => Ok(Some(device)),
+            Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::EOPNOTSUPP)) => Ok(None),
+            Err(error) => Err(error.observe(format!("WireGuard device {name}"))),
+        }
+    }
+
+    async fn dump(&mut self, name: &InterfaceName) -> Result<Device, NetlinkError> {
+        let attributes = vec![WireguardAttribute::IfName(name.as_str().to_owned())];
+        let request = self.message(WireguardCmd::GetDevice, attributes);
+        let merge = |reading: &mut Reading, kind, payload: &[u8]| {
+            let merged = parse(kind, payload).and_then(|attributes| message::merge(&mut reading.device, attributes));
+            if let Err(error) = merged {
+                reading.failure = Some(error);
+            }
+        };
+        let reading: Reading = self.socket.dump(request, merge).await?;
+        match reading.failure {
+            Some(error) => Err(NetlinkError::Decode(error.to_string())),
+            None => Ok(reading.device),
+        }
+    }
+
+    /// Changes a device, in as many messages as it takes. They are carried out one after the other: after a
+    /// failure those before it stay.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set(&mut self, name: &InterfaceName, change: &DeviceChange) -> Result<(), OperationError> {
+        for attributes in message::fragments(name, change) {
+            let message = self.message(WireguardCmd::SetDevice, attributes);
+            let sent = self
+                .socket
+                .request::<_, GenlMessage<WireguardMessage>>(message, 0)
+                .await;
+            sent.map_err(|error| error.operation(format!("configure WireGuard device {name}")))?;
+        }
+        Ok(())
+    }
+
+    fn message(&self, cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> GenlMessage<WireguardMessage> {
+        framed(WireguardMessage { cmd, attributes }, self.family)
+    }
+}
+
+impl Debug for Wireguard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wireguard")
+            .field("family", &self.family)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was read so far of a device.
+#[derive(Default)]
+struct Reading {
+    device: Device,
+    failure: Option<DecodeError>,
+}
+
+fn framed(message: WireguardMessage, family: u16) -> GenlMessage<WireguardMessage> {
+    let mut framed = GenlMessage::from_payload(message);
+    framed.set_resolved_family_id(family);
+    framed
+}
+
+/// The attributes of one message that answers a reading.
+fn parse(kind: u16, payload: &[u8]) -> Result<Vec<WireguardAttribute>, DecodeError> {
+    GenlMessage::<WireguardMessage>::parse_with_param(payload, kind).map(|message| message.payload.attributes)
+}
+
+/// Asks the controller of generic netlink for the family's number.
+async fn family(socket: &mut Socket) -> Result<u16, NetlinkError> {
+    let request = GenlMessage::from_payload(GenlCtrl {
+        cmd: GenlCtrlCmd::GetFamily,
+        nlas: vec![GenlCtrlAttrs::FamilyName("wireguard".into())],
+    });
+    let answers: Vec<GenlMessage<GenlCtrl>> = socket.request(request, 0).await?;
+    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
+    attributes
+        .find_map(|attribute| match attribute {
+            GenlCtrlAttrs::FamilyId(number) => Some(number),
+            _ => None,
+        })
+        .ok_or_else(|| NetlinkError::Decode("the family has no number".into()))
+}
