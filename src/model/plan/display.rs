@@ -46,6 +46,17 @@ impl Operation {
         }
     }
 
+    /// What is attempted, for the line that says that it failed: `add route 20.20.20.0/24 dev wg0 metric 10`.
+    pub fn attempt(&self) -> String {
+        let (sign, object) = self.line();
+        let verb = match sign {
+            '+' => "add",
+            '-' => "delete",
+            _ => "set",
+        };
+        format!("{verb} {object}")
+    }
+
     /// The object it is about.
     pub fn object(&self) -> Object {
         match self {
