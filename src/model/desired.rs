@@ -208,6 +208,11 @@ impl Sysctl {
         Self(format!("net/ipv4/conf/{device}/{setting}"))
     }
 
+    /// A setting of IPv6 on one interface.
+    pub fn ipv6(device: &InterfaceName, setting: &str) -> Self {
+        Self(format!("net/ipv6/conf/{device}/{setting}"))
+    }
+
     /// The interface whose setting this is, if it is one's; it goes when the interface goes.
     pub fn device(&self) -> Option<InterfaceName> {
         let name = self.0.split('/').nth(3)?;

@@ -13,6 +13,7 @@ pub mod observed;
 pub mod plan;
 pub mod ports;
 pub mod preference;
+pub mod prefixes;
 pub mod problem;
 pub mod reconcile;
 pub mod resolve;
