@@ -1,14 +1,18 @@
 //! A running WireGuard device: what the UAPI reads and changes, and what owns the threads.
 
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
 };
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::error::EngineError;
+pub use super::counters::Counters;
+use super::{control::Control, counters::Tallies, error::EngineError, routing::Routing, tun::Tun, worker::Worker};
 use crate::model::{
     types::InterfaceName,
     wireguard::{self, DeviceChange},
@@ -35,40 +39,52 @@ impl Default for Options {
     }
 }
 
-/// Packets dropped since the device was opened, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// From the interface: no peer has the destination among its allowed IPs.
-    pub no_route: u64,
-    /// From the interface: the peer has no endpoint yet, or the device no private key.
-    pub no_endpoint: u64,
-    /// From the interface or from inside the tunnel: not an IP packet.
-    pub malformed: u64,
-    /// From the network: no WireGuard message, or one for nobody here.
-    pub unknown: u64,
-    /// From the network: authentication failed, replayed, or too old.
-    pub rejected: u64,
-    /// From the network: the inner source address is not the peer's to use.
-    pub wrong_source: u64,
-    /// Handshakes answered with a cookie, or dropped, because too many came at once.
-    pub limited: u64,
-    /// The kernel did not take a datagram for the network.
-    pub send_failed: u64,
-    /// The kernel did not take a packet for the interface.
-    pub write_failed: u64,
-}
-
 /// A cheap handle to a running device. The device ends with [`Device::close`] or when its interface is deleted.
 #[derive(Debug, Clone)]
 pub struct Device {
     shared: Arc<Shared>,
 }
 
+/// What the workers and the control side share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     name: InterfaceName,
-    options: Options,
+    pub(super) tun: Tun,
+    pub(super) mtu: AtomicU32,
+    pub(super) tallies: Tallies,
+    /// Wakes the workers.
+    pub(super) wake: OwnedFd,
+    /// The workers are to end.
+    pub(super) stop: AtomicBool,
+    /// Counts the pictures that `routing` has shown.
+    pub(super) generation: AtomicU64,
+    routing: Mutex<Arc<Routing>>,
+    control: Mutex<Control>,
     closed: OwnedFd,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    /// The configuration as packets see it, and its number.
+    pub(super) fn routing(&self) -> (Arc<Routing>, u64) {
+        let routing = lock(&self.routing);
+        (Arc::clone(&routing), self.generation.load(Ordering::Acquire))
+    }
+
+    /// Says that the device is gone.
+    pub(super) fn finish(&self) {
+        self.stop.store(true, Ordering::Release);
+        signal(&self.closed);
+    }
+
+    /// Shows the workers a new picture.
+    fn publish(&self, routing: Routing) {
+        let mut shown = lock(&self.routing);
+        *shown = Arc::new(routing);
+        self.generation.fetch_add(1, Ordering::Release);
+        drop(shown);
+        signal(&self.wake);
+    }
 }
 
 impl Device {
@@ -77,37 +93,50 @@ impl Device {
     /// # Errors
     /// When the kernel has no TUN, the name is taken, or we may not.
     pub fn open(name: &InterfaceName, options: Options) -> Result<Self, EngineError> {
-        let closed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| EngineError::new("make an event descriptor", error))?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                name: name.clone(),
-                options,
-                closed,
-            }),
-        })
+        let Options { mtu, alias, offload } = options;
+        let tun = Tun::open(name, offload)?;
+        let control = Control::new(offload)?;
+        drop(alias);
+        let shared = Arc::new(Shared {
+            name: name.clone(),
+            tun,
+            mtu: AtomicU32::new(mtu),
+            tallies: Tallies::default(),
+            wake: event()?,
+            stop: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            routing: Mutex::new(Arc::new(control.routing())),
+            control: Mutex::new(control),
+            closed: event()?,
+            worker: Mutex::new(None),
+        });
+        let worker = Worker::new(&shared)?;
+        let thread = thread::Builder::new().name(format!("engine-{name}"));
+        let thread = thread.spawn(move || worker.run());
+        *lock(&shared.worker) = Some(thread.map_err(|error| EngineError::new("start a thread", error))?);
+        Ok(Self { shared })
     }
 
     /// The device as it is now, private key included.
     pub fn read(&self) -> wireguard::Device {
-        wireguard::Device::default()
+        lock(&self.shared.control).read()
     }
 
-    /// Changes the device. The private key and port come first, then peers in order, as with the kernel.
+    /// Changes the device. Mark and port come first, then the private key, then peers in order, as with the
+    /// kernel.
     ///
     /// # Errors
     /// When the port cannot be bound or the mark not be set; what came before stays changed.
     pub fn change(&self, change: &DeviceChange) -> Result<(), EngineError> {
-        let attempt = format!("change {}", self.shared.name);
-        match change.is_empty() {
-            true => Ok(()),
-            false => Err(EngineError::new(attempt, io::ErrorKind::Unsupported)),
-        }
+        let mut control = lock(&self.shared.control);
+        let result = control.change(change);
+        self.shared.publish(control.routing());
+        result
     }
 
     /// The interface's MTU in bytes.
     pub fn mtu(&self) -> u32 {
-        self.shared.options.mtu
+        self.shared.mtu.load(Ordering::Relaxed)
     }
 
     /// The interface's name.
@@ -117,7 +146,7 @@ impl Device {
 
     /// What was dropped so far.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.shared.tallies.read()
     }
 
     /// A descriptor that becomes readable when the device is gone: closed, or its interface deleted.
@@ -126,6 +155,26 @@ impl Device {
         self.shared.closed.as_fd()
     }
 
-    /// Ends the threads and removes the interface; returns when both are done.
-    pub fn close(self) {}
+    /// Ends the threads. The interface goes with the last handle.
+    pub fn close(self) {
+        self.shared.stop.store(true, Ordering::Release);
+        signal(&self.shared.wake);
+        if let Some(worker) = lock(&self.shared.worker).take() {
+            worker.join().ok();
+        }
+    }
+}
+
+fn event() -> Result<OwnedFd, EngineError> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| EngineError::new("make an event descriptor", error))
+}
+
+fn signal(event: &OwnedFd) {
+    // Can only fail when it is signalled already.
+    rustix::io::write(event, &1_u64.to_ne_bytes()).ok();
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,3 +2,21 @@
 
 pub mod device;
 pub mod error;
+
+mod checksum;
+mod coalesce;
+mod control;
+mod counters;
+mod flow;
+mod identity;
+mod inbound;
+mod outbound;
+mod packet;
+mod peer;
+mod routing;
+mod segment;
+mod sys;
+mod table;
+mod tun;
+mod udp;
+mod worker;

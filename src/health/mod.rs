@@ -1,4 +1,1 @@
 //! Names, clocks and probes.
-
-pub mod clock;
-pub mod dns;

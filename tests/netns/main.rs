@@ -2,7 +2,7 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
-mod dns;
+mod engine;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -1,0 +1,61 @@
+//! The system calls that no crate wraps: the engine's only unsafe code.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use nix::libc;
+
+use crate::model::types::InterfaceName;
+
+/// `TUN_F_CSUM`: we take packets whose checksum is still to be completed (`linux/if_tun.h`).
+pub(super) const OFFLOAD_CHECKSUM: u32 = 0x01;
+/// `TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN`: we take unsegmented TCP.
+pub(super) const OFFLOAD_TCP: u32 = 0x02 | 0x04 | 0x08;
+/// `TUN_F_USO4 | TUN_F_USO6`: we take unsegmented UDP (kernel 6.2); the kernel wants both or neither.
+pub(super) const OFFLOAD_UDP: u32 = 0x20 | 0x40;
+
+/// Makes `tun`, an open `/dev/net/tun`, the interface `name`: IP packets, each behind a `virtio_net_hdr`.
+pub(super) fn attach(tun: impl AsFd, name: &InterfaceName) -> io::Result<()> {
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // A name has at most 15 bytes, so that the sixteenth stays the terminating zero.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes().take(15)) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives across the call and is not shared.
+    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Says which unfinished packets we take from the interface (`TUNSETOFFLOAD`).
+pub(super) fn set_offload(tun: impl AsFd, offload: u32) -> io::Result<()> {
+    let argument = libc::c_ulong::from(offload);
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches none of our memory.
+    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, argument) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Sends without the don't-fragment bit, as the kernel's WireGuard does: routers may fragment what is too large.
+pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
+    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the option's value is one `int`, which lives across the call; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
