@@ -7,6 +7,7 @@
 mod address;
 mod capability;
 mod link;
+pub mod monitor;
 pub mod nftables;
 mod route;
 mod rule;
@@ -14,7 +15,6 @@ pub(crate) mod socket;
 mod sysctl;
 mod underlay;
 pub mod wireguard;
-mod words;
 
 use std::{collections::BTreeMap, mem};
 
@@ -26,10 +26,9 @@ use self::{
     link::Links,
     route::Holders,
     socket::{Batch, NetlinkError, Socket},
-    words::Words,
 };
 use crate::model::{
-    desired::{Address, Sysctl},
+    desired::Address,
     observed::{Observed, ObservedAddress, Owned, Owner, Scope},
     ports::{Applied, Backend, ObserveError, Operation, OperationError, Port},
 };
@@ -155,8 +154,19 @@ impl Kernel {
 
 /// The error of the first operation of `run` that was not carried out.
 fn failed(run: &[Operation], done: usize, error: &NetlinkError) -> Option<OperationError> {
-    run.get(done)
-        .map(|operation| error.operation(Words(operation).to_string()))
+    run.get(done).map(|operation| error.operation(attempt(operation)))
+}
+
+/// What an operation attempts, in the plan's words.
+fn attempt(operation: &Operation) -> String {
+    let (sign, object) = operation.line();
+    let verb = match (sign, operation) {
+        ('+', _) => "add",
+        ('-', _) => "delete",
+        (_, Operation::ReplaceRoute { .. }) => "replace",
+        _ => "set",
+    };
+    format!("{verb} {object}")
 }
 
 /// Whether two neighbours in a plan go in one batch.
@@ -188,10 +198,9 @@ fn message(operation: &Operation, links: &Links, guard: &Guard) -> Result<(Route
         }
         Operation::DeleteAddress { address } => {
             own_address(guard, address)?;
-            keep_secondaries(address);
             address::delete(links, address)
         }
-        other => Err(NetlinkError::Decode(format!("{} is no message", Words(other)))),
+        other => Err(NetlinkError::Changed(format!("no message can {}", attempt(other)))),
     }
 }
 
@@ -201,17 +210,6 @@ fn own_address(guard: &Guard, address: &Address) -> Result<(), NetlinkError> {
     match guard.addresses.get(address) {
         Some(there) if !there.owner.is_ours() => Err(NetlinkError::Changed("the address is not ours".into())),
         _ => Ok(()),
-    }
-}
-
-/// Keeps the other addresses of a network when its first one is deleted; the kernel would take them all. It
-/// is a setting of our own link, so nobody else minds, and without it the next reading repairs.
-fn keep_secondaries(address: &Address) {
-    if address.address.address().is_ipv4() {
-        let sysctl = Sysctl::ipv4(&address.device, "promote_secondaries");
-        if let Err(error) = sysctl::write(&sysctl, "1") {
-            tracing::debug!("{sysctl}: {error}");
-        }
     }
 }
 

@@ -39,7 +39,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 
 /// The largest datagram taken. The kernel fills at most 32 KiB of a dump at a time.
-const DATAGRAM: usize = 64 * 1024;
+pub(crate) const DATAGRAM: usize = 64 * 1024;
 
 /// How often a dump is begun anew when the kernel says that its objects changed meanwhile.
 const DUMP_ATTEMPTS: usize = 8;
@@ -485,7 +485,7 @@ fn kernel_error(errno: Errno, attributes: &[u8]) -> NetlinkError {
 }
 
 /// Opens and prepares a descriptor. It is connected to the kernel, so that no other process can answer.
-fn open(protocol: isize) -> Result<TokioSocket, NetlinkError> {
+pub(crate) fn open(protocol: isize) -> Result<TokioSocket, NetlinkError> {
     let mut descriptor = TokioSocket::new(protocol)?;
     let socket = descriptor.socket_mut();
     socket.bind_auto()?;

@@ -229,7 +229,7 @@ fn an_error_names_the_attempt_and_the_kernels_words() {
     let failure = applied.failure.unwrap();
     assert_eq!(
         failure.attempt,
-        "add route 20.20.20.0/24 via 192.0.2.1 dev wg0 metric 10 table main"
+        "add route 20.20.20.0/24 via 192.0.2.1 dev wg0 metric 10"
     );
     assert_eq!(failure.reason, "Nexthop has invalid gateway (Network is unreachable)");
     assert_eq!(failure.class, ErrorClass::Refused);
