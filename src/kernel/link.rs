@@ -63,7 +63,7 @@ impl Links {
     }
 
     /// The link with this name, or the error that it is not ours.
-    fn ours(&self, name: &InterfaceName) -> Result<&Link, NetlinkError> {
+    pub(crate) fn ours(&self, name: &InterfaceName) -> Result<&Link, NetlinkError> {
         let link = self.get(name)?;
         if link.owner.is_ours() {
             Ok(link)
