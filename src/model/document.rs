@@ -64,7 +64,7 @@ pub struct Appliance {
     #[schemars(length(min = 1, max = 64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where metrics are served; off without it. Default 127.0.0.1:9586.
+    /// Where metrics are served, or off. Default 127.0.0.1:9586.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsAddress>,
     /// Networks that operators manage this appliance from.

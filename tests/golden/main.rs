@@ -1,1 +1,3 @@
 //! Document and observed world in, plan out, as files.
+
+mod documents;

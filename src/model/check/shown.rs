@@ -62,10 +62,10 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
         strsim::damerau_levenshtein(&name, &candidate)
     };
     candidates
-        .map(|candidate| (distance(candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
+        .map(|candidate| (distance(candidate), candidate.len(), candidate))
+        .filter(|(distance, length, _)| *distance <= (*length).max(name.len()) / 3)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(_, _, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -103,7 +103,14 @@ mod tests {
 
     #[test]
     fn the_nearest_key() {
-        let known = ["allowed-ips", "keepalive", "private-key-file", "public-key", "name"];
+        let known = [
+            "allowed-ips",
+            "keepalive",
+            "private-key-credential",
+            "private-key-file",
+            "public-key",
+            "name",
+        ];
         for (written, meant) in [
             ("allowed_ips", "allowed-ips"),
             ("AllowedIPs", "allowed-ips"),

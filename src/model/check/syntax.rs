@@ -83,7 +83,11 @@ fn bounded(text: &str) -> Result<(), SyntaxError> {
 
 /// A parser's message, "problem, expected words", as reason and fix.
 fn words(message: &str) -> (String, String) {
+    const QUOTES: &str = "put text in quotes";
     match message.split_once(", expected ") {
+        Some((reason, _)) if reason.contains("must be quoted") => (reason.to_owned(), QUOTES.to_owned()),
+        // A bare word that begins like one of TOML's numbers.
+        Some(("invalid float" | "invalid integer", _)) => ("this is not a number".to_owned(), QUOTES.to_owned()),
         Some((reason, "nothing")) => (reason.to_owned(), "remove it".to_owned()),
         Some((reason, expected)) => (reason.to_owned(), format!("write {expected} here")),
         None if message == "duplicate key" => (message.to_owned(), "remove one of the two".to_owned()),

@@ -47,6 +47,11 @@ impl Walk<'_> {
             }
             (_, kind) => {
                 let (expected, fix) = expectation(kind);
+                let fix = match (&node.value, kind) {
+                    (Value::Null, _) => "leave the key out".to_owned(),
+                    (Value::Table(_), Kind::List { .. }) => format!("write {}", self.header()),
+                    _ => fix,
+                };
                 let reason = format!("this is {}, not {expected}", node.kind());
                 self.report(&place, true, reason, fix)
             }
@@ -165,6 +170,18 @@ impl Walk<'_> {
         }
     }
 
+    /// How a table that is one of a list begins.
+    fn header(&self) -> String {
+        let keys = self.path.segments().iter().filter_map(|segment| match segment {
+            Segment::Key(name) => Some(name.as_ref()),
+            Segment::Index(_) => None,
+        });
+        format!(
+            "[[{}]] before each, or put them in [ ]",
+            keys.collect::<Vec<_>>().join(".")
+        )
+    }
+
     fn source(&self, place: &Range<usize>) -> Option<&str> {
         self.text.get(place.clone())
     }
@@ -186,6 +203,7 @@ fn expectation(kind: &Kind) -> (&'static str, String) {
         Kind::List { .. } => ("a list", "put it in [ ]".into()),
         Kind::Words(words) => ("a word", format!("write one of {}", words.join(", "))),
         Kind::Boolean => ("true or false", "write true or false without quotes".into()),
+        Kind::Number { least, most } if least == most => ("a whole number", format!("write {least} without quotes")),
         Kind::Number { least, most } => (
             "a whole number",
             format!("write a number from {least} to {most} without quotes"),

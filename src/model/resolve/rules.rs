@@ -184,8 +184,11 @@ impl Resolver<'_> {
             );
         } else if mark.get() & !mask.get() != 0 {
             let reason = "the mark has bits outside the mask, so no packet matches";
-            let fix = format!("write {:#x}, or a wider fwmask", mark.get() & mask.get());
-            self.refuse(path.clone().key("fwmark"), reason, fix);
+            self.refuse(
+                path.clone().key("fwmark"),
+                reason,
+                "clear those bits, or write a wider fwmask",
+            );
         }
         Some((mark, mask))
     }

@@ -147,7 +147,10 @@ impl Resolver<'_> {
         let Some(via) = hop.via else {
             if hop.device.is_none() {
                 let reason = "a route needs a next hop";
-                let fix = "write via, dev, nexthops, or a type such as blackhole";
+                let fix = match route.nexthops.as_slice() {
+                    [] => "write via, dev, nexthops, or a type such as blackhole",
+                    _ => "write via or dev",
+                };
                 self.problems.push(Problem::absence(path.clone(), reason, fix));
             }
             return;
