@@ -1,1 +1,4 @@
 //! Names, clocks and probes.
+
+pub mod clock;
+pub mod dns;

@@ -2,6 +2,8 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
+mod dns;
+#[cfg(test)]
 mod engine;
 #[cfg(test)]
 mod harness;
