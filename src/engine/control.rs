@@ -11,7 +11,7 @@ use rand_core::{OsRng, RngCore};
 use super::{
     error::EngineError,
     identity::Identity,
-    peer::Peer,
+    peer::{Peer, State},
     routing::Routing,
     table::Table,
     udp::{Endpoint, Sockets},
@@ -24,6 +24,8 @@ use crate::model::{
 /// What the device is told to be.
 #[derive(Debug)]
 pub(super) struct Control {
+    /// Whether the interface is up: there are sessions only then, as with the kernel's WireGuard.
+    up: bool,
     identity: Option<Arc<Identity>>,
     sockets: Arc<Sockets>,
     fwmark: Fwmark,
@@ -36,6 +38,7 @@ impl Control {
     /// A device without key or peers, on a port that the kernel chooses.
     pub(super) fn new(offload: bool) -> Result<Self, EngineError> {
         Ok(Self {
+            up: false,
             identity: None,
             sockets: Arc::new(Sockets::bind(0, Fwmark::NONE, offload)?),
             fwmark: Fwmark::NONE,
@@ -45,11 +48,34 @@ impl Control {
         })
     }
 
+    /// The interface went up or down. Says whether that is news.
+    pub(super) fn set_up(&mut self, up: bool) -> bool {
+        let news = self.up != up;
+        self.up = up;
+        if news {
+            let now = Instant::now();
+            for peer in self.peers.values() {
+                self.renew(peer, &mut peer.lock(), now);
+            }
+        }
+        news
+    }
+
+    /// Ends a peer's sessions. If it had any, or has persistent keepalive, it is greeted at once.
+    fn renew(&self, peer: &Peer, state: &mut State, now: Instant) {
+        let greet = state.has_keys(now) || state.keepalive > 0;
+        let identity = self.identity.as_deref().filter(|_| self.up);
+        state.renew(peer, identity, now);
+        if greet {
+            state.greet();
+        }
+    }
+
     /// The configuration as packets see it.
     pub(super) fn routing(&self) -> Routing {
         let by_index = self.peers.values().map(|peer| (peer.index, Arc::clone(peer)));
         Routing {
-            identity: self.identity.clone(),
+            identity: self.identity.clone().filter(|_| self.up),
             sockets: Arc::clone(&self.sockets),
             by_key: self.peers.iter().map(|(key, peer)| (*key, Arc::clone(peer))).collect(),
             by_index: by_index.collect::<HashMap<_, _>>(),
@@ -119,16 +145,10 @@ impl Control {
             return;
         }
         self.remove(&identity.public);
-        let identity = Arc::new(identity);
+        self.identity = Some(Arc::new(identity));
         for peer in self.peers.values() {
-            let mut state = peer.lock();
-            let had_keys = state.has_keys(now);
-            state.renew(peer, Some(&identity), now);
-            if had_keys || state.keepalive > 0 {
-                state.greet();
-            }
+            self.renew(peer, &mut peer.lock(), now);
         }
-        self.identity = Some(identity);
     }
 
     fn remove(&mut self, key: &PublicKey) {
@@ -178,11 +198,7 @@ impl Control {
         }
         if let Some(key) = preshared_key.filter(|key| *key != state.preshared_key) {
             state.preshared_key = key;
-            let had_keys = state.has_keys(now);
-            state.renew(&peer, self.identity.as_deref(), now);
-            if had_keys {
-                state.greet();
-            }
+            self.renew(&peer, &mut state, now);
         }
         if let Some(seconds) = keepalive {
             state.set_keepalive(seconds);
@@ -198,7 +214,7 @@ impl Control {
             }
         };
         let peer = Arc::new(Peer::new(key, index, now));
-        peer.lock().renew(&peer, self.identity.as_deref(), now);
+        self.renew(&peer, &mut peer.lock(), now);
         self.peers.insert(key, Arc::clone(&peer));
         peer
     }

@@ -12,7 +12,9 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use super::counters::Counters;
-use super::{control::Control, counters::Tallies, error::EngineError, routing::Routing, tun::Tun, worker::Worker};
+use super::{
+    control::Control, counters::Tallies, error::EngineError, link::Link, routing::Routing, tun::Tun, worker::Worker,
+};
 use crate::model::{
     types::InterfaceName,
     wireguard::{self, DeviceChange},
@@ -50,6 +52,7 @@ pub struct Device {
 pub(super) struct Shared {
     name: InterfaceName,
     pub(super) tun: Tun,
+    pub(super) link: Link,
     pub(super) mtu: AtomicU32,
     pub(super) tallies: Tallies,
     /// Wakes the workers.
@@ -77,6 +80,20 @@ impl Shared {
         signal(&self.closed);
     }
 
+    /// Reads the interface's state; sessions live only while it is up.
+    pub(super) fn follow_link(&self) {
+        let Ok(state) = self.link.read() else {
+            return;
+        };
+        if self.mtu.swap(state.mtu, Ordering::Relaxed) != state.mtu {
+            self.link.limit_segments(state.mtu);
+        }
+        let mut control = lock(&self.control);
+        if control.set_up(state.up) {
+            self.publish(control.routing());
+        }
+    }
+
     /// Shows the workers a new picture.
     fn publish(&self, routing: Routing) {
         let mut shown = lock(&self.routing);
@@ -96,10 +113,12 @@ impl Device {
         let Options { mtu, alias, offload } = options;
         let tun = Tun::open(name, offload)?;
         let control = Control::new(offload)?;
-        drop(alias);
+        let link = Link::open(name)?;
+        link.configure(name, mtu, alias)?;
         let shared = Arc::new(Shared {
             name: name.clone(),
             tun,
+            link,
             mtu: AtomicU32::new(mtu),
             tallies: Tallies::default(),
             wake: event()?,

@@ -10,6 +10,9 @@ mod counters;
 mod flow;
 mod identity;
 mod inbound;
+mod link;
+#[cfg(test)]
+mod offload_tests;
 mod outbound;
 mod packet;
 mod peer;

@@ -34,10 +34,11 @@ const TICK: Duration = Duration::from_millis(250);
 /// Reads from one side before the other has its turn.
 const TURN: usize = 32;
 
-const INTERFACE: u64 = 0;
-const WAKE: u64 = 1;
-const CLOCK: u64 = 2;
-const NETWORK: u64 = 3;
+const LINK: u64 = 0;
+const INTERFACE: u64 = 1;
+const WAKE: u64 = 2;
+const CLOCK: u64 = 3;
+const NETWORK: u64 = 4;
 
 /// What one worker owns.
 pub(super) struct Worker {
@@ -61,6 +62,7 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(make)?;
         let clock = clock_watch().map_err(make)?;
         let add = |fd: BorrowedFd<'_>, token| epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN);
+        add(shared.link.as_fd(), LINK).map_err(make)?;
         add(shared.tun.as_fd(), INTERFACE).map_err(make)?;
         add(shared.wake.as_fd(), WAKE).map_err(make)?;
         add(clock.as_fd(), CLOCK).map_err(make)?;
@@ -84,6 +86,7 @@ impl Worker {
 
     /// Works until the device is closed or its interface is gone.
     pub(super) fn run(mut self) {
+        self.shared.follow_link();
         let mut events = [MaybeUninit::uninit(); 8];
         while !self.shared.stop.load(Ordering::Acquire) {
             let timeout = self.next_tick.map(|due| due.saturating_duration_since(Instant::now()));
@@ -96,10 +99,15 @@ impl Worker {
                 Err(Errno::INTR) => continue,
                 Err(_) => break,
             };
+            // News of the link were there before the packets that it now lets pass.
+            if tokens.iter().any(|(token, _)| *token == LINK) {
+                self.shared.follow_link();
+            }
             self.refresh();
             for (token, flags) in tokens {
                 let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
                 match token {
+                    LINK => (),
                     INTERFACE if broken => return self.shared.finish(),
                     INTERFACE => self.read_interface(),
                     WAKE => self.awake(),
