@@ -1,1 +1,0 @@
-//! The store: the only file that names sled.

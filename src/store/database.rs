@@ -1,0 +1,313 @@
+//! The database: the only file that names sled.
+//!
+//! # Records
+//! A record is a key and a value of any length. It is stored as a head under the key and, where the value
+//! is longer than [`CHUNK`], as chunks under the key, a zero byte, a generation and an index. Chunks of a
+//! new generation are written first; the heads of a commit then change in one small atomic batch, which
+//! also deletes the chunks of the old generation. So a commit is there whole or not at all, and large
+//! values never depend on the atomicity of a large batch.
+//!
+//! # Durability
+//! sled's `flush()` is `sync_file_range(2)`: it survives the process, not the power. Every commit therefore
+//! ends with `fdatasync(2)` of the log file. A value that sled finds too large for its log goes to a file
+//! that nobody syncs; the limit is a quarter of a segment *per page*, and a page holds up to 17 records,
+//! so [`CHUNK`] is far below it.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    error::{StoreError, StoreErrorClass},
+    export::sync_directory,
+};
+
+/// Bytes of a value that stand in one sled record: 17 of these are below a quarter of a 512 KiB segment.
+const CHUNK: usize = 6 << 10;
+/// Version of the layout of heads and chunks.
+const LAYOUT: u8 = 1;
+/// Layout, generation, length and checksum.
+const HEAD: usize = 1 + 8 + 4 + 4;
+/// sled's cache; everything that is read often is in memory anyway.
+const CACHE_BYTES: u64 = 1 << 20;
+/// sled reclaims space only in its periodic flush.
+const RECLAIM_MILLISECONDS: u64 = 2_000;
+/// How often, and after what pause, an open is tried while sled's own threads of a closed database end.
+const OPEN_ATTEMPTS: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// An open database.
+pub(super) struct Database {
+    log: sled::Db,
+    file: File,
+    path: PathBuf,
+}
+
+/// Changes that happen together.
+#[derive(Default)]
+pub(super) struct Batch {
+    puts: Vec<(String, Vec<u8>)>,
+    deletes: Vec<String>,
+}
+
+impl Batch {
+    /// Sets a record.
+    pub(super) fn put(&mut self, key: impl Into<String>, value: Vec<u8>) {
+        self.puts.push((key.into(), value));
+    }
+
+    /// Deletes a record, if it is there.
+    pub(super) fn delete(&mut self, key: impl Into<String>) {
+        self.deletes.push(key.into());
+    }
+
+    /// How many bytes the records have together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.puts
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum()
+    }
+}
+
+/// The first bytes of a record.
+struct Head {
+    generation: u64,
+    length: usize,
+    checksum: u32,
+}
+
+impl Head {
+    fn of(key: &str, generation: u64, value: &[u8]) -> Self {
+        Self {
+            generation,
+            length: value.len(),
+            checksum: checksum(key, generation, value),
+        }
+    }
+
+    fn encode(&self, inline: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD + inline.len());
+        bytes.push(LAYOUT);
+        bytes.extend(self.generation.to_le_bytes());
+        bytes.extend((self.length as u32).to_le_bytes());
+        bytes.extend(self.checksum.to_le_bytes());
+        bytes.extend(inline);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (&[LAYOUT], rest) = bytes.split_first_chunk::<1>()? else {
+            return None;
+        };
+        let (generation, rest) = rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (checksum, inline) = rest.split_first_chunk()?;
+        let head = Self {
+            generation: u64::from_le_bytes(*generation),
+            length: u32::from_le_bytes(*length) as usize,
+            checksum: u32::from_le_bytes(*checksum),
+        };
+        Some((head, inline))
+    }
+
+    /// How many chunks follow: none when the value stands in the head.
+    fn chunks(&self) -> usize {
+        if self.length <= CHUNK {
+            0
+        } else {
+            self.length.div_ceil(CHUNK)
+        }
+    }
+}
+
+/// Covers the key as well, so that a record never passes for another's.
+fn checksum(key: &str, generation: u64, value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key.as_bytes());
+    hasher.update(&generation.to_le_bytes());
+    hasher.update(value);
+    hasher.finalize()
+}
+
+fn chunk_key(key: &str, generation: u64, index: usize) -> Vec<u8> {
+    let mut bytes = key.as_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend(generation.to_be_bytes());
+    bytes.extend((index as u32).to_be_bytes());
+    bytes
+}
+
+impl Database {
+    /// Opens or makes the database in the directory `path`.
+    ///
+    /// # Errors
+    /// What sled or the system says. sled may also panic or abort on a damaged file: let
+    /// [`super::Checker`] meet that first, in a process of its own.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let io = |error| StoreError::io("open", path, &error);
+        let made = !path.exists();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io)?;
+        let log = open_log(path)?;
+        let file = File::open(path.join("db")).map_err(io)?;
+        for name in ["db", "conf"] {
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o600)).map_err(io)?;
+        }
+        if made {
+            sync_directory(&path.join("blobs")).map_err(io)?;
+            sync_directory(path).map_err(io)?;
+            path.parent().map_or(Ok(()), sync_directory).map_err(io)?;
+        }
+        Ok(Self {
+            log,
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// [`StoreErrorClass::Corrupt`] when it is not what was written.
+    pub(super) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(bytes) = self.log.get(key).map_err(|error| self.error("read", &error))? else {
+            return Ok(None);
+        };
+        let (head, inline) = Head::decode(&bytes).ok_or_else(|| self.corrupt(key, "its head is damaged"))?;
+        let mut value = inline.to_vec();
+        for index in 0..head.chunks() {
+            let chunk = self.log.get(chunk_key(key, head.generation, index));
+            let chunk = chunk.map_err(|error| self.error("read", &error))?;
+            value.extend_from_slice(&chunk.ok_or_else(|| self.corrupt(key, "a part of it is missing"))?);
+        }
+        if value.len() != head.length || checksum(key, head.generation, &value) != head.checksum {
+            return Err(self.corrupt(key, "its checksum does not match"));
+        }
+        Ok(Some(value))
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
+        for key in self.log.scan_prefix(prefix).keys() {
+            let key = key.map_err(|error| self.error("read", &error))?;
+            if !key.contains(&0) {
+                let text = std::str::from_utf8(&key).map_err(|_| self.corrupt("a key", "it is not text"))?;
+                keys.push(text.to_owned());
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Carries out a batch; when this returns, it survives a power cut. Says how long flush and sync took.
+    pub(super) fn commit(&self, batch: &Batch, generation: u64) -> Result<Duration, StoreError> {
+        let mut heads = sled::Batch::default();
+        for (key, value) in &batch.puts {
+            self.drop_chunks(key, &mut heads)?;
+            let head = Head::of(key, generation, value);
+            if head.chunks() == 0 {
+                heads.insert(key.as_str(), head.encode(value));
+                continue;
+            }
+            for (index, chunk) in value.chunks(CHUNK).enumerate() {
+                let inserted = self.log.insert(chunk_key(key, generation, index), chunk);
+                inserted.map_err(|error| self.error("write", &error))?;
+            }
+            heads.insert(key.as_str(), head.encode(&[]));
+        }
+        for key in &batch.deletes {
+            self.drop_chunks(key, &mut heads)?;
+            heads.remove(key.as_str());
+        }
+        let begun = Instant::now();
+        let written = self.log.apply_batch(heads).and_then(|()| self.log.flush());
+        written.map_err(|error| self.error("write", &error))?;
+        self.file
+            .sync_data()
+            .map_err(|error| StoreError::io("sync", &self.path, &error))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Adds the deletion of the chunks that `key` has now.
+    fn drop_chunks(&self, key: &str, heads: &mut sled::Batch) -> Result<(), StoreError> {
+        let old = self.log.get(key).map_err(|error| self.error("read", &error))?;
+        if let Some((head, _)) = old.as_deref().and_then(Head::decode) {
+            for index in 0..head.chunks() {
+                heads.remove(chunk_key(key, head.generation, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes chunks that no head names: a commit was cut short before its batch.
+    pub(super) fn sweep(&self) -> Result<(), StoreError> {
+        let read = |error| self.error("read", &error);
+        for key in self.log.iter().keys() {
+            let key = key.map_err(read)?;
+            let Some(zero) = key.iter().position(|byte| *byte == 0) else {
+                continue;
+            };
+            let (owner, rest) = key.split_at(zero);
+            let generation = rest
+                .get(1..9)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_be_bytes);
+            let head = self.log.get(owner).map_err(read)?;
+            let head = head.as_deref().and_then(Head::decode);
+            if head.is_none_or(|(head, _)| Some(head.generation) != generation) {
+                self.log.remove(&key).map_err(|error| self.error("write", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes on disk.
+    pub(super) fn size(&self) -> u64 {
+        self.log.size_on_disk().unwrap_or(0)
+    }
+
+    fn corrupt(&self, key: &str, reason: &str) -> StoreError {
+        let attempt = format!("read {key} of {}", self.path.display());
+        StoreError::new(StoreErrorClass::Corrupt, attempt, reason)
+    }
+
+    fn error(&self, verb: &str, error: &sled::Error) -> StoreError {
+        convert(verb, &self.path, error)
+    }
+}
+
+fn open_log(path: &Path) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new()
+        .path(path)
+        .mode(sled::Mode::LowSpace)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(Some(RECLAIM_MILLISECONDS));
+    let mut attempt = 1;
+    loop {
+        match config.open() {
+            // The store's own lock is ours: it can only be a thread of a database that was just closed.
+            Err(sled::Error::Io(error)) if error.to_string().contains("acquire lock") && attempt < OPEN_ATTEMPTS => {
+                attempt += 1;
+                thread::park_timeout(OPEN_PAUSE);
+            }
+            result => return result.map_err(|error| convert("open", path, &error)),
+        }
+    }
+}
+
+fn convert(verb: &str, path: &Path, error: &sled::Error) -> StoreError {
+    let class = match error {
+        sled::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => StoreErrorClass::Corrupt,
+        sled::Error::Io(error) => StoreErrorClass::of(error),
+        _ => StoreErrorClass::Corrupt,
+    };
+    StoreError::new(class, format!("{verb} {}", path.display()), error.to_string())
+}

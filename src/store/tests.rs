@@ -1,0 +1,407 @@
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
+
+use super::*;
+use crate::model::{
+    document::MAX_BYTES,
+    ledger::Ledger,
+    service::Submission,
+    status::{Author, HistoryEntry},
+    types::{PrivateKey, Secret},
+};
+
+fn open(directory: &Path) -> (Store, Opened) {
+    Store::open(directory, None).unwrap()
+}
+
+fn submission(document: &str) -> Submission {
+    Submission {
+        document: document.into(),
+        comment: "why".into(),
+    }
+}
+
+fn ledger(link: &str) -> Ledger {
+    Ledger {
+        links: [link.parse().unwrap()].into(),
+        ..Ledger::default()
+    }
+}
+
+/// Applies a document: the number of its revision.
+fn apply(store: &Store, document: &str) -> u64 {
+    let revision = store
+        .begin(&submission(document), &Author::default(), 7, &ledger("wg0"))
+        .unwrap();
+    store.commit(revision.number, 8, &ledger("wg1")).unwrap();
+    revision.number
+}
+
+fn live_text(store: &Store) -> Option<String> {
+    store.live().map(|live| live.document)
+}
+
+fn key() -> PrivateKey {
+    PrivateKey::new(Secret::from_bytes([7; 32]))
+}
+
+/// Writes records as they stand, past everything that keeps them right.
+fn tamper(directory: &Path, edit: impl FnOnce(&Database, &mut Batch)) {
+    let database = Database::open(&directory.join(DATABASE)).unwrap();
+    let mut batch = Batch::default();
+    edit(&database, &mut batch);
+    database.commit(&batch, 1 << 40).unwrap();
+}
+
+#[test]
+fn an_apply_survives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let (store, opened) = open(&path);
+    assert_eq!(opened, Opened::New);
+    assert_eq!(store.live(), None);
+    assert_eq!(apply(&store, "one"), 1);
+    let author = Author {
+        uid: 5,
+        user: Some("eve".into()),
+        pid: Some(6),
+    };
+    let pending = store.begin(&submission("two"), &author, 9, &ledger("wg2")).unwrap();
+    drop(store);
+
+    let (store, opened) = open(&path);
+    assert_eq!(opened, Opened::Existing);
+    assert_eq!(live_text(&store).as_deref(), Some("one"));
+    let found = store.pending().unwrap();
+    assert_eq!((found.revision, found.fallback), (pending, Some(1)));
+    assert_eq!(store.ledger(), ledger("wg2"));
+    assert_eq!(store.revision(2).unwrap().document, "two");
+    store.fail(2, 10, "the kernel said no", &ledger("wg1")).unwrap();
+    drop(store);
+
+    let (store, _) = open(&path);
+    assert_eq!(store.pending(), None);
+    assert_eq!(live_text(&store).as_deref(), Some("one"));
+    let kept = store.revisions().unwrap();
+    assert_eq!(kept[1].status, RevisionStatus::Failed("the kernel said no".into()));
+    assert_eq!(kept[1].revision.author, author);
+    let history = store.history(10).unwrap();
+    let events: Vec<_> = history.iter().map(|entry| entry.event.as_str()).collect();
+    assert_eq!(events, ["failed", "applied"]);
+    assert_eq!(apply(&store, "three"), 3);
+}
+
+#[test]
+fn only_one_apply_is_pending_and_only_it_can_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    let begin = || store.begin(&submission("x"), &Author::default(), 1, &Ledger::default());
+    let class = |result: Result<_, StoreError>| result.map(drop).unwrap_err().class;
+    begin().unwrap();
+    assert_eq!(class(begin().map(drop)), StoreErrorClass::Pending);
+    assert_eq!(class(store.commit(2, 1, &Ledger::default())), StoreErrorClass::Pending);
+    store.commit(1, 1, &Ledger::default()).unwrap();
+    assert_eq!(
+        class(store.fail(1, 1, "", &Ledger::default())),
+        StoreErrorClass::Pending
+    );
+    assert_eq!(class(store.revision(9).map(drop)), StoreErrorClass::NotFound);
+    assert_eq!(store.trouble(), "");
+}
+
+#[test]
+fn keys_ledger_history_and_clock_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    let name = "wg0".parse().unwrap();
+    store.keep_private_key(&name, &key()).unwrap();
+    store.save_ledger(&ledger("wg7")).unwrap();
+    store.set_clock_floor(100).unwrap();
+    store.set_clock_floor(50).unwrap();
+    for time in 0..KEEP_HISTORY + 5 {
+        let entry = HistoryEntry {
+            time,
+            event: "repaired".into(),
+            revision: None,
+            author: None,
+            detail: "x".into(),
+        };
+        store.append_history(&entry).unwrap();
+    }
+    drop(store);
+    let (store, _) = open(directory.path());
+    assert_eq!(store.private_key(&name), Some(key()));
+    assert_eq!(store.ledger(), ledger("wg7"));
+    assert_eq!(store.clock_floor(), Some(100));
+    let history = store.history(usize::MAX).unwrap();
+    assert_eq!(history.len() as u64, KEEP_HISTORY);
+    assert_eq!((history[0].time, history.last().unwrap().time), (KEEP_HISTORY + 4, 5));
+    assert_eq!(store.history(3).unwrap(), history[..3]);
+}
+
+#[test]
+fn the_directory_is_private() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "x");
+    let mode = |name: &str| fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        [
+            mode(""),
+            mode(DATABASE),
+            mode("lock"),
+            mode("export.json"),
+            mode("database/db")
+        ],
+        [0o700, 0o700, 0o600, 0o600, 0o600]
+    );
+}
+
+#[test]
+fn the_largest_document_is_kept_whole_and_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    let text: String = (0..)
+        .map(|n: u32| n.to_string() + " ")
+        .flat_map(|s| s.into_bytes())
+        .take(MAX_BYTES)
+        .map(char::from)
+        .collect();
+    assert_eq!(apply(&store, &text), 1);
+    assert_eq!(apply(&store, "small"), 2);
+    let large = store.begin(
+        &submission(&(text.clone() + "x")),
+        &Author::default(),
+        1,
+        &Ledger::default(),
+    );
+    assert_eq!(large.unwrap_err().class, StoreErrorClass::TooLarge);
+    drop(store);
+    let (store, opened) = open(directory.path());
+    assert_eq!(opened, Opened::Existing);
+    assert!(store.revision(1).unwrap().document == text);
+    let blobs = fs::read_dir(directory.path().join("database/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "sled never syncs these files");
+}
+
+#[test]
+fn old_revisions_go_but_never_the_live_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "live");
+    let large = "y".repeat(MAX_BYTES);
+    let count = KEEP_BYTES as usize / MAX_BYTES + 3;
+    for _ in 0..count {
+        let number = store
+            .begin(&submission(&large), &Author::default(), 1, &Ledger::default())
+            .unwrap()
+            .number;
+        store.fail(number, 1, "", &Ledger::default()).unwrap();
+    }
+    let kept = store.revisions().unwrap();
+    assert!(kept.iter().map(|kept| kept.bytes).sum::<u64>() <= KEEP_BYTES);
+    assert_eq!(kept[0].revision.number, 1);
+    assert_eq!(kept.last().unwrap().revision.number, count as u64 + 1);
+    for _ in 0..KEEP_REVISIONS {
+        let number = store
+            .begin(&submission("z"), &Author::default(), 1, &Ledger::default())
+            .unwrap()
+            .number;
+        store.fail(number, 1, "", &Ledger::default()).unwrap();
+    }
+    assert_eq!(store.revisions().unwrap().len(), KEEP_REVISIONS);
+    assert_eq!(store.revision(1).unwrap().document, "live");
+}
+
+#[test]
+fn a_second_opener_learns_the_pid() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, _) = open(directory.path());
+    let error = Store::open(directory.path(), None).map(drop).unwrap_err();
+    assert_eq!(error.class, StoreErrorClass::Locked);
+    assert!(
+        error.reason.contains(&format!("process {} ", std::process::id())),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_lost_database_comes_back_from_the_export() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "kept");
+    let name = "wg0".parse().unwrap();
+    store.keep_private_key(&name, &key()).unwrap();
+    drop(store);
+    fs::remove_dir_all(directory.path().join(DATABASE)).unwrap();
+    let (store, opened) = open(directory.path());
+    assert!(matches!(opened, Opened::Restored { .. }), "{opened}");
+    assert!(store.trouble().contains("restored"), "{}", store.trouble());
+    assert_eq!(live_text(&store).as_deref(), Some("kept"));
+    assert_eq!(store.private_key(&name), Some(key()));
+    assert_eq!(store.ledger(), ledger("wg1"));
+    assert_eq!(apply(&store, "next"), 2);
+    drop(store);
+    assert_eq!(open(directory.path()).1, Opened::Existing);
+}
+
+#[test]
+fn a_database_behind_its_export_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "old");
+    drop(store);
+    let old = directory.path().join("old");
+    fs::rename(directory.path().join(DATABASE), &old).unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "new");
+    drop(store);
+    fs::remove_dir_all(directory.path().join(DATABASE)).unwrap();
+    fs::rename(&old, directory.path().join(DATABASE)).unwrap();
+    let (store, opened) = open(directory.path());
+    assert!(opened.to_string().contains("behind its export"), "{opened}");
+    assert_eq!(live_text(&store).as_deref(), Some("new"));
+    assert!(directory.path().join("quarantine-1").is_dir());
+}
+
+#[test]
+fn a_damaged_record_is_never_taken_for_another() {
+    for damage in ["live", "pointers", "ledger", "missing"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = open(directory.path());
+        apply(&store, "one");
+        apply(&store, "two");
+        drop(store);
+        tamper(directory.path(), |database, batch| match damage {
+            "live" => batch.put(records::numbered(records::DOCUMENTS, 2), vec![0xff]),
+            "pointers" => batch.put(records::POINTERS, b"{}".to_vec()),
+            "ledger" => batch.put(
+                records::LEDGER,
+                database.get(records::POINTERS).unwrap().unwrap()[1..].to_vec(),
+            ),
+            _ => batch.delete(records::numbered(records::REVISIONS, 2)),
+        });
+        let (store, opened) = open(directory.path());
+        assert!(matches!(opened, Opened::Restored { .. }), "{damage}: {opened}");
+        assert_eq!(live_text(&store).as_deref(), Some("two"), "{damage}");
+    }
+}
+
+#[test]
+fn without_an_export_a_damaged_database_is_lost_and_said_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    drop(store);
+    tamper(directory.path(), |_, batch| batch.put(records::POINTERS, b"x".to_vec()));
+    fs::write(directory.path().join("export.json"), "{}").unwrap();
+    let (store, opened) = open(directory.path());
+    assert!(matches!(opened, Opened::Lost { .. }), "{opened}");
+    assert_eq!(store.live(), None);
+}
+
+#[test]
+fn a_later_layout_is_refused_and_untouched() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    drop(store);
+    tamper(directory.path(), |_, batch| {
+        batch.put(migrate::KEY, encode(&(migrate::SCHEMA + 1)).unwrap());
+    });
+    let export = fs::read(directory.path().join("export.json")).unwrap();
+    let error = Store::open(directory.path(), None).map(drop).unwrap_err();
+    assert_eq!(error.class, StoreErrorClass::Future, "{error}");
+    assert_eq!(fs::read(directory.path().join("export.json")).unwrap(), export);
+    let database = Database::open(&directory.path().join(DATABASE)).unwrap();
+    assert_eq!(records::document(&database, 1).unwrap(), "one");
+    assert!(!directory.path().join("quarantine-1").exists());
+}
+
+/// What a store of version 0 had, record by record.
+const VERSION_0: &str = include_str!("version-0.json");
+
+#[test]
+fn version_0_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let records: BTreeMap<String, serde_json::Value> = serde_json::from_str(VERSION_0).unwrap();
+    tamper(directory.path(), |_, batch| {
+        for (key, value) in &records {
+            match value.as_str().filter(|_| key.starts_with(records::DOCUMENTS)) {
+                Some(text) => batch.put(key, text.as_bytes().to_vec()),
+                None => batch.put(key, encode(value).unwrap()),
+            }
+        }
+    });
+    let line = check(directory.path());
+    assert!(line.ends_with("null"), "an older version is whole: {line}");
+    for _ in 0..2 {
+        let (store, opened) = open(directory.path());
+        assert_eq!(opened, Opened::Existing);
+        let kept = store.revisions().unwrap();
+        assert_eq!(kept.len(), 2);
+        assert!(
+            kept.iter()
+                .all(|kept| kept.status == RevisionStatus::Applied && kept.bytes > 0)
+        );
+        assert_eq!(store.live().unwrap().document, "version = 1\nroute = []\n");
+        assert_eq!(store.revision(1).unwrap().revision.comment, "the first");
+        assert_eq!(store.clock_floor(), Some(1_763_800_000));
+    }
+}
+
+/// With a directory as the last argument of the test executable: the child of a [`Checker`].
+#[test]
+fn a_check_finds_a_good_database_good() {
+    let named = std::env::args().next_back().map(PathBuf::from);
+    if let Some(directory) = named.filter(|path| path.join("lock").exists()) {
+        println!("\n{}", check(&directory));
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), Some(checker())).unwrap();
+    apply(&store, "one");
+    drop(store);
+    let (store, opened) = Store::open(directory.path(), Some(checker())).unwrap();
+    assert_eq!(opened, Opened::Existing);
+    assert_eq!(live_text(&store).as_deref(), Some("one"));
+}
+
+/// A checker whose child is the test above.
+fn checker() -> Checker {
+    let test = "store::tests::a_check_finds_a_good_database_good";
+    Checker::new(std::env::current_exe().unwrap(), &["--nocapture", "--exact", test])
+}
+
+#[test]
+fn what_a_check_says_decides() {
+    for (script, class) in [
+        ("kill -ABRT $$", Some(StoreErrorClass::Corrupt)),
+        ("exit 101", Some(StoreErrorClass::Corrupt)),
+        ("kill -TERM $$", Some(StoreErrorClass::Io)),
+        ("exit 2", None),
+        ("echo 'tunneld-store-check: null'; kill -ABRT $$", None),
+        ("echo 'tunneld-store-check: {'", Some(StoreErrorClass::Corrupt)),
+    ] {
+        let checker = Checker::new("sh", &["-c", script]);
+        let result = checker.run(Path::new("/"));
+        assert_eq!(result.err().map(|error| error.class), class, "{script}");
+    }
+}
+
+/// What a child must not do to its parent: a panic while the database is open.
+#[test]
+fn a_check_that_dies_sends_the_database_to_quarantine() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    drop(store);
+    let dying = Checker::new("sh", &["-c", "echo sled panicked >&2; kill -ABRT $$"]);
+    let (store, opened) = Store::open(directory.path(), Some(dying)).unwrap();
+    let Opened::Restored { because } = opened else {
+        panic!("{opened}");
+    };
+    assert!(because.contains("sled panicked"), "{because}");
+    assert_eq!(live_text(&store).as_deref(), Some("one"));
+    assert!(directory.path().join("quarantine-1/db").is_file());
+}
