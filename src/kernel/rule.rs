@@ -15,6 +15,7 @@ use crate::model::{
     desired::{Action, Rule},
     document::{Family, RuleAction},
     observed::RuleCount,
+    ports::ErrorClass,
     preference::PROTOCOL,
     types::{Fwmark, Prefix, TableId},
 };
@@ -44,7 +45,12 @@ pub(crate) async fn read(
                     Err(error) => tracing::debug!("a rule cannot be read: {error}"),
                 },
             )
-            .await?;
+            .await;
+        let listed = match listed {
+            // This kernel has no rules, or not for this family.
+            Err(error) if error.class() == ErrorClass::Unsupported => continue,
+            listed => listed?,
+        };
         for (rule, ours) in listed {
             if ours {
                 rules.entry(rule).or_default().ours += 1;

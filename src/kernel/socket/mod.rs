@@ -7,12 +7,14 @@
 //! acknowledgements were lost to an overrun. Here the reader pulls, the kernel waits, and an overrun is the
 //! request's own error. See `netlink(7)` and the kernel's `net/netlink/af_netlink.c`.
 
-use std::{future::poll_fn, io, time::Duration};
+mod answer;
+mod error;
+
+use std::{future::poll_fn, time::Duration};
 
 use netlink_packet_core::{
-    DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 use nix::{
@@ -22,7 +24,8 @@ use nix::{
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::time::timeout;
 
-use crate::model::ports::{ErrorClass, ObserveError, OperationError};
+use self::answer::Answer;
+pub(crate) use self::error::NetlinkError;
 
 /// How long the kernel may be silent in the middle of a request. It answers within the system call unless
 /// somebody holds the lock of the routing tables.
@@ -43,108 +46,6 @@ pub(crate) const DATAGRAM: usize = 64 * 1024;
 
 /// How often a dump is begun anew when the kernel says that its objects changed meanwhile.
 const DUMP_ATTEMPTS: usize = 8;
-
-/// `NLMSGERR_ATTR_MSG`: the kernel's own words.
-const EXTENDED_ACK_MESSAGE: u16 = 1;
-
-/// What can go wrong between us and the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NetlinkError {
-    /// The kernel answered with an error, and perhaps with words (extended acknowledgement).
-    #[error("{}", kernel_words(*errno, words.as_deref()))]
-    Kernel {
-        /// The error number.
-        errno: Errno,
-        /// The kernel's own words.
-        words: Option<String>,
-    },
-    /// No answer in time.
-    #[error("the kernel did not answer within {} s", PATIENCE.as_secs())]
-    Timeout,
-    /// The receive buffer overflowed (ENOBUFS): what was answered is lost.
-    #[error("the kernel's answers overran the receive buffer")]
-    Overrun,
-    /// The objects changed during every attempt to list them (`NLM_F_DUMP_INTR`).
-    #[error("the list changed again and again while it was read")]
-    Interrupted,
-    /// We did not ask: the object is not there, or not ours, at this moment.
-    #[error("{0}")]
-    Changed(String),
-    /// An answer that makes no sense.
-    #[error("the kernel's answer cannot be read: {0}")]
-    Decode(String),
-}
-
-/// The kernel's own words where it has any, with the error number's.
-fn kernel_words(errno: Errno, words: Option<&str>) -> String {
-    match words {
-        Some(words) => format!("{} ({})", words.trim_end_matches('.'), errno.desc()),
-        None => errno.desc().to_owned(),
-    }
-}
-
-impl NetlinkError {
-    /// The error number, if the kernel gave one.
-    pub(crate) fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Kernel { errno, .. } => Some(*errno),
-            _ => None,
-        }
-    }
-
-    /// What to do about it.
-    pub(crate) fn class(&self) -> ErrorClass {
-        match self {
-            Self::Kernel { errno, .. } => classify(*errno),
-            Self::Timeout | Self::Overrun | Self::Interrupted => ErrorClass::Transient,
-            Self::Changed(_) => ErrorClass::Changed,
-            Self::Decode(_) => ErrorClass::Refused,
-        }
-    }
-
-    /// As the failure of an operation.
-    pub(crate) fn operation(&self, attempt: impl Into<String>) -> OperationError {
-        OperationError {
-            attempt: attempt.into(),
-            reason: self.to_string(),
-            class: self.class(),
-        }
-    }
-
-    /// As the failure of a reading.
-    pub(crate) fn observe(&self, what: impl Into<String>) -> ObserveError {
-        ObserveError {
-            what: what.into(),
-            reason: self.to_string(),
-            class: self.class(),
-        }
-    }
-}
-
-impl From<io::Error> for NetlinkError {
-    fn from(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(number) => Self::Kernel {
-                errno: Errno::from_raw(number),
-                words: None,
-            },
-            None => Self::Decode(error.to_string()),
-        }
-    }
-}
-
-/// What to do about an error number, see [`ErrorClass`].
-pub(crate) fn classify(errno: Errno) -> ErrorClass {
-    match errno {
-        Errno::EEXIST | Errno::ENOENT | Errno::ESRCH | Errno::ENODEV | Errno::EBUSY | Errno::EAGAIN => {
-            ErrorClass::Changed
-        }
-        Errno::ENOMEM | Errno::ENOBUFS | Errno::EINTR | Errno::ETIMEDOUT => ErrorClass::Transient,
-        Errno::EPERM | Errno::EACCES => ErrorClass::Permission,
-        Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => ErrorClass::Unsupported,
-        _ => ErrorClass::Refused,
-    }
-}
 
 /// What became of a batch: how many messages were done before the first that was not, and why it was not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -405,83 +306,6 @@ impl Socket {
             }
         }
     }
-}
-
-/// What one message of the kernel means for the request it answers.
-enum Answer {
-    /// An object.
-    Content(NetlinkHeader),
-    /// The request is complete, and perhaps failed.
-    End(Option<NetlinkError>),
-    /// Nothing (`NLMSG_NOOP`).
-    Nothing,
-}
-
-impl Answer {
-    fn of(message: &NetlinkBuffer<&[u8]>) -> Self {
-        /// Message types below this are netlink's own (`NLMSG_MIN_TYPE`).
-        const FIRST_CONTENT: u16 = 16;
-        let (kind, flags, payload) = (message.message_type(), message.flags(), message.payload());
-        match kind {
-            1 => Self::Nothing,
-            2 => Self::End(error_of(payload, flags)),
-            3 => Self::End(done_of(payload, flags)),
-            4 => Self::End(Some(NetlinkError::Overrun)),
-            kind if kind >= FIRST_CONTENT => {
-                let mut header = NetlinkHeader::default();
-                header.length = message.length();
-                header.message_type = kind;
-                header.flags = flags;
-                header.sequence_number = message.sequence_number();
-                header.port_number = message.port_number();
-                Self::Content(header)
-            }
-            _ => Self::Nothing,
-        }
-    }
-}
-
-/// Reads `NLMSG_ERROR`: the error number, the request's header, the request's body unless the flags say that
-/// it was left out, then attributes.
-fn error_of(payload: &[u8], flags: u16) -> Option<NetlinkError> {
-    let error = match ErrorBuffer::new_checked(payload) {
-        Ok(error) => error,
-        Err(error) => return Some(NetlinkError::Decode(error.to_string())),
-    };
-    let errno = Errno::from_raw(error.code()?.get().wrapping_neg());
-    let attributes = if flags & NLM_F_ACK_TLVS == 0 {
-        None
-    } else {
-        let original = error.payload();
-        let skip = match NetlinkBuffer::new(original) {
-            _ if flags & NLM_F_CAPPED != 0 => 16,
-            request if original.len() >= 16 => (request.length() as usize).next_multiple_of(4),
-            _ => original.len(),
-        };
-        original.get(skip..)
-    };
-    Some(kernel_error(errno, attributes.unwrap_or_default()))
-}
-
-/// Reads `NLMSG_DONE`, which ends a dump and may carry an error; the attributes stand behind its number.
-fn done_of(payload: &[u8], flags: u16) -> Option<NetlinkError> {
-    if flags & NLM_F_DUMP_INTR != 0 {
-        return Some(NetlinkError::Interrupted);
-    }
-    let done = DoneBuffer::new_checked(payload).ok()?;
-    (done.code() < 0).then(|| kernel_error(Errno::from_raw(done.code().wrapping_neg()), done.extended_ack()))
-}
-
-fn kernel_error(errno: Errno, attributes: &[u8]) -> NetlinkError {
-    let words = NlasIterator::new(attributes)
-        .flatten()
-        .find(|attribute| attribute.kind() == EXTENDED_ACK_MESSAGE)
-        .map(|attribute| {
-            String::from_utf8_lossy(attribute.value())
-                .trim_end_matches('\0')
-                .to_owned()
-        });
-    NetlinkError::Kernel { errno, words }
 }
 
 /// Opens and prepares a descriptor. It is connected to the kernel, so that no other process can answer.

@@ -1,0 +1,139 @@
+//! Routes: ours are read by a filter in the kernel, foreign ones only where one may be in the way of ours,
+//! as a stream that keeps nothing else (`rtnetlink(7)`, `net/ipv4/fib_frontend.c`, `net/ipv6/route.c`).
+
+mod decode;
+mod encode;
+
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteMessage, RouteProtocol, RouteType},
+};
+use nix::errno::Errno;
+
+pub(crate) use self::{
+    decode::route_mtu,
+    encode::{add, delete, normalise, replace},
+};
+use self::{
+    decode::{Raw, decode, route_kind},
+    encode::set_table,
+};
+use super::{
+    link::Links,
+    socket::{NetlinkError, Socket},
+};
+use crate::model::{
+    desired::{Route, RouteKey},
+    document::RouteKind,
+    observed::{Owned, Owner},
+    preference::PROTOCOL,
+    types::TableId,
+};
+
+/// Who holds a key. IPv4 may hold several routes under one key; the first is the one that is used.
+pub(crate) type Holders = BTreeMap<RouteKey, Vec<Owned<Route>>>;
+
+/// Reads our routes in every table.
+pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<BTreeMap<RouteKey, Route>, NetlinkError> {
+    let mut ours = BTreeMap::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.protocol = RouteProtocol::Other(PROTOCOL);
+        let found = socket
+            .dump(
+                RouteNetlinkMessage::GetRoute(request),
+                |found: &mut BTreeMap<RouteKey, Route>, _, body| {
+                    let Some(raw) = Raw::of(body, family) else { return };
+                    if raw.protocol == PROTOCOL {
+                        if let Some(route) = decode(body, links) {
+                            merge(found, raw.key, route);
+                        }
+                    }
+                },
+            )
+            .await?;
+        ours.extend(found);
+    }
+    Ok(ours)
+}
+
+/// Older kernels list the next hops of an IPv6 route as routes of their own.
+fn merge(found: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
+    match found.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(route);
+        }
+        Entry::Occupied(mut entry) if key.prefix.is_ipv6() => {
+            let nexthops = &mut entry.get_mut().nexthops;
+            nexthops.extend(route.nexthops);
+            nexthops.sort();
+        }
+        Entry::Occupied(_) => {}
+    }
+}
+
+/// Reads whatever stands under `keys`, ours or not, and nothing else of the tables concerned.
+pub(crate) async fn read_holders(
+    socket: &mut Socket,
+    links: &Links,
+    keys: &BTreeSet<RouteKey>,
+) -> Result<Holders, NetlinkError> {
+    let tables: BTreeSet<(bool, TableId)> = keys.iter().map(|key| (key.prefix.is_ipv6(), key.table)).collect();
+    let mut holders = Holders::new();
+    for (ipv6, table) in tables {
+        let family = if ipv6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        set_table(&mut request, table);
+        let found = socket
+            .dump(
+                RouteNetlinkMessage::GetRoute(request),
+                |found: &mut Holders, _, body| {
+                    let Some(raw) = Raw::of(body, family) else { return };
+                    if raw.plain && raw.key.table == table && keys.contains(&raw.key) {
+                        found.entry(raw.key).or_default().push(holder(&raw, body, links));
+                    }
+                },
+            )
+            .await;
+        match found {
+            Ok(found) => holders.extend(found),
+            // The table does not exist yet.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(holders)
+}
+
+fn holder(raw: &Raw, body: &[u8], links: &Links) -> Owned<Route> {
+    let kind = RouteType::from(raw.kind);
+    let value = decode(body, links).unwrap_or_else(|| Route {
+        kind: RouteKind::Unicast,
+        nexthops: Vec::new(),
+        mtu: None,
+        source: None,
+    });
+    let owner = match raw.protocol {
+        PROTOCOL => Owner::Ours,
+        protocol if route_kind(kind).is_some() => Owner::Foreign(protocol_words(protocol)),
+        protocol => Owner::Foreign(format!("{}, type {kind:?}", protocol_words(protocol)).to_lowercase()),
+    };
+    Owned { value, owner }
+}
+
+/// A protocol id in the words of `/etc/iproute2/rt_protos`.
+fn protocol_words(protocol: u8) -> String {
+    match RouteProtocol::from(protocol) {
+        RouteProtocol::Other(196) => "protocol static of FRR".to_owned(),
+        RouteProtocol::Other(number) => format!("protocol {number}"),
+        named => format!("protocol {named:?}").to_lowercase(),
+    }
+}
