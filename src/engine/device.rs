@@ -174,6 +174,16 @@ impl Device {
         self.shared.closed.as_fd()
     }
 
+    /// Makes the interface outlive this device, with its addresses and routes: a successor opens it by its name.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn persist(&self) -> Result<(), EngineError> {
+        let attempt = || format!("leave {} to a successor", self.shared.name);
+        let persisted = self.shared.tun.persist();
+        persisted.map_err(|error| EngineError::new(attempt(), error))
+    }
+
     /// Ends the threads. The interface goes with the last handle.
     pub fn close(self) {
         self.shared.stop.store(true, Ordering::Release);
