@@ -2,8 +2,12 @@
 
 pub mod device;
 pub mod error;
+pub mod launch;
+pub mod launcher;
+pub mod port;
 
 mod checksum;
+mod client;
 mod coalesce;
 mod control;
 mod counters;
@@ -11,6 +15,7 @@ mod flow;
 mod identity;
 mod inbound;
 mod link;
+mod links;
 #[cfg(test)]
 mod offload_tests;
 mod outbound;
@@ -18,8 +23,10 @@ mod packet;
 mod peer;
 mod routing;
 mod segment;
+mod socket;
 mod sys;
 mod table;
 mod tun;
+mod uapi;
 mod udp;
 mod worker;

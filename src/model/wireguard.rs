@@ -26,6 +26,27 @@ pub struct Device {
     pub peers: BTreeMap<PublicKey, Peer>,
 }
 
+impl Device {
+    /// The change that gives another device, whatever it is like now, this one's configuration.
+    pub fn as_change(&self) -> DeviceChange {
+        let peers = self.peers.iter().map(|(key, peer)| PeerChange {
+            preshared_key: Some(peer.preshared_key.clone()),
+            endpoint: peer.endpoint,
+            keepalive: Some(peer.keepalive),
+            replace_allowed_ips: true,
+            allowed_ips: peer.allowed_ips.iter().map(|prefix| (*prefix).into()).collect(),
+            ..PeerChange::new(*key)
+        });
+        DeviceChange {
+            private_key: self.private_key.clone(),
+            listen_port: Some(self.listen_port),
+            fwmark: Some(self.fwmark),
+            replace_peers: true,
+            peers: peers.collect(),
+        }
+    }
+}
+
 /// One peer of a [`Device`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
@@ -126,4 +147,11 @@ pub struct AllowedIpChange {
     /// Take it away instead of adding it. tunneld's own plans never set this: older kernels refuse it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,
+}
+
+impl From<Prefix> for AllowedIpChange {
+    /// Adds the prefix.
+    fn from(prefix: Prefix) -> Self {
+        Self { prefix, remove: false }
+    }
 }

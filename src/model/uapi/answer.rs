@@ -196,7 +196,7 @@ pub(super) fn capacity(device: &Device) -> usize {
 /// The answer to `get=1`, its `errno=0` and empty line included.
 pub fn format_device(device: &Device) -> Zeroizing<String> {
     let mut out = Zeroizing::new(String::with_capacity(capacity(device)));
-    if let Some(key) = &device.private_key {
+    if let Some(key) = device.private_key.as_ref().filter(|key| *key.expose() != [0; 32]) {
         out.push_str("private_key=");
         value::push_key(&mut out, key.expose());
         out.push('\n');

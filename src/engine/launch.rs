@@ -1,0 +1,308 @@
+//! The engine's process: from its start to its end.
+//!
+//! `tunneld engine IFACE` starts itself once more as the leader of a session of its own and returns when
+//! that one's socket accepts. The process ends, as wireguard-go does, when its socket's file is removed,
+//! when its interface is deleted, or on SIGTERM or SIGINT; each way takes socket and interface along.
+//! Only a hand-over leaves the interface, with its addresses and routes, to a successor.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::{
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        stat::{Mode, umask},
+    },
+    unistd::{chdir, dup2_stderr, dup2_stdout, setsid},
+};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use tracing::{info, warn};
+
+use super::{
+    device::{self, Device},
+    error::EngineError,
+    socket::{self, Socket},
+    uapi::{Clients, Target},
+};
+use crate::model::{
+    types::InterfaceName,
+    wireguard::{self, DeviceChange},
+};
+
+/// What the child says when its socket accepts; anything else is the kind of error and its words.
+const READY: &str = "ready";
+/// Kinds of error that make a difference to whoever starts an engine.
+const KINDS: [(&str, io::ErrorKind); 3] = [
+    ("busy", io::ErrorKind::ResourceBusy),
+    ("running", io::ErrorKind::AddrInUse),
+    ("forbidden", io::ErrorKind::PermissionDenied),
+];
+
+/// An engine to start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The interface to make.
+    pub name: InterfaceName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its alias; the daemon knows its own interfaces by it.
+    pub alias: Option<String>,
+}
+
+/// Runs the engine in the foreground until it ends.
+///
+/// # Errors
+/// When the interface or the socket cannot be made, or another engine runs already.
+pub fn run(options: &Options) -> Result<(), EngineError> {
+    serve(options, || {
+        // The service manager, if one asked for it, counts the unit as started from here on.
+        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+    })
+}
+
+/// Runs the engine in the background: the child of [`start`], which hears through standard output that the
+/// socket accepts, or why it never will.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_detached(options: &Options) -> Result<(), EngineError> {
+    let detached = setsid().and_then(|_| chdir("/"));
+    detached.map_err(|error| EngineError::new("leave the caller's session", error))?;
+    let mut said = false;
+    let result = serve(options, || {
+        said = true;
+        say(READY);
+        silence();
+    });
+    if let (Err(error), false) = (&result, said) {
+        say(&complaint(error));
+    }
+    result
+}
+
+/// An error as the child tells it.
+fn complaint(error: &EngineError) -> String {
+    let kind = error.source.kind();
+    let word = KINDS
+        .iter()
+        .find(|(_, known)| *known == kind)
+        .map_or("other", |(word, _)| word);
+    format!("{word} {error}")
+}
+
+/// The child's complaint as the parent reports it.
+fn heard(options: &Options, said: &str) -> io::Error {
+    let (word, reason) = said.split_once(' ').unwrap_or(("", "its process ended without a word"));
+    let kind = KINDS.iter().find(|(known, _)| *known == word);
+    let kind = kind.map_or(io::ErrorKind::Other, |(_, kind)| *kind);
+    let reason = reason.strip_prefix(&attempt(options)).unwrap_or(reason);
+    io::Error::new(kind, reason.trim_start_matches(": "))
+}
+
+fn attempt(options: &Options) -> String {
+    format!("start the engine of {}", options.name)
+}
+
+/// Tells the parent. One that is gone needs to know nothing.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).ok();
+    out.flush().ok();
+}
+
+/// Lets go of the pipe to the parent.
+fn silence() {
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        dup2_stdout(&null).ok();
+        dup2_stderr(&null).ok();
+    }
+}
+
+/// Starts the engine in the background and returns its process id when its socket accepts.
+///
+/// # Errors
+/// What kept the engine from starting.
+pub fn start(options: &Options) -> Result<u32, EngineError> {
+    let failed = |error| EngineError::new(attempt(options), error);
+    let mut child = Command::new(executable().map_err(failed)?)
+        .args(arguments(options, "--detached"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+    }
+    match line.trim_end() {
+        READY => Ok(child.id()),
+        said => {
+            child.wait().map_err(failed)?;
+            Err(failed(heard(options, said)))
+        }
+    }
+}
+
+/// This program's file, also when it has been replaced by a newer one since it was started: then the old one.
+pub(super) fn executable() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    Ok(if path.exists() { path } else { "/proc/self/exe".into() })
+}
+
+/// The command line of an engine with these options.
+pub(super) fn arguments(options: &Options, mode: &str) -> Vec<OsString> {
+    let mut words = vec!["engine".into(), options.name.as_str().into()];
+    words.extend(["--mtu".into(), options.mtu.to_string().into()]);
+    if let Some(alias) = &options.alias {
+        words.extend(["--alias".into(), alias.into()]);
+    }
+    words.extend((!mode.is_empty()).then(|| mode.into()));
+    words
+}
+
+/// The device as the server sees it, and the way to end the process.
+struct Served {
+    device: Device,
+    end: OwnedFd,
+}
+
+impl Target for Served {
+    fn read(&self) -> wireguard::Device {
+        self.device.read()
+    }
+
+    fn change(&self, change: &DeviceChange) -> Result<(), EngineError> {
+        self.device.change(change)
+    }
+
+    fn hand_over(&self) -> Result<(), EngineError> {
+        self.device.persist()
+    }
+
+    fn end(&self) {
+        rustix::io::write(&self.end, &1_u64.to_ne_bytes()).ok();
+    }
+}
+
+/// From the first system call to the last. `ready` is called once, when the socket accepts.
+fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
+    let directory = Path::new(socket::DIRECTORY);
+    let name = &options.name;
+    umask(Mode::from_bits_truncate(0o077));
+    rustix::thread::set_name(c"tunneld-engine").ok();
+    // Before the first thread, so that every thread leaves the signals to the descriptor.
+    let signals = block_signals().map_err(|error| EngineError::new("receive signals", error))?;
+    socket::refuse_if_served(directory, name)?;
+    let device = Device::open(
+        name,
+        device::Options {
+            mtu: options.mtu,
+            alias: options.alias.clone(),
+            ..device::Options::default()
+        },
+    )?;
+    let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| EngineError::new("make an event descriptor", error))?;
+    let clients = Clients::new(Served { device, end });
+    let result = Socket::bind(directory, name).and_then(|socket| {
+        ready();
+        until_end(&signals, &socket, &clients)
+    });
+    clients.target().device.clone().close();
+    result
+}
+
+fn block_signals() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Admits clients until one of the reasons to end is there.
+fn until_end(signals: &SignalFd, socket: &Socket, clients: &Clients<Served>) -> Result<(), EngineError> {
+    let Served { device, end } = clients.target();
+    loop {
+        let waited = [
+            signals.as_fd(),
+            device.closed(),
+            end.as_fd(),
+            socket.watch(),
+            socket.as_fd(),
+        ];
+        let mut waited = waited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut waited, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.map_err(|error| EngineError::new("wait for events", error))?,
+        };
+        let [signal, closed, ended, removed, client] = waited.map(|fd| !fd.revents().is_empty());
+        if signal && ends(signals) {
+            info!("ended by a signal");
+        } else if closed {
+            info!("the interface {} was deleted", device.name());
+        } else if removed && !socket.is_there() {
+            info!("the socket of {} was removed", device.name());
+        } else if !ended {
+            if client {
+                admit(socket, clients);
+            }
+            continue;
+        }
+        return Ok(());
+    }
+}
+
+/// Takes the next signal; SIGHUP means nothing to an engine.
+fn ends(signals: &SignalFd) -> bool {
+    let hangup = u32::try_from(Signal::SIGHUP as i32);
+    matches!(signals.read_signal(), Ok(Some(signal)) if Ok(signal.ssi_signo) != hangup)
+}
+
+fn admit(socket: &Socket, clients: &Clients<Served>) {
+    match socket.accept() {
+        Ok(Some(stream)) => clients.admit(stream),
+        Ok(None) => (),
+        Err(error) => warn!("cannot accept a client: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_keeps_its_kind_and_is_said_once() {
+        let options = Options {
+            name: "wg0".parse().unwrap(),
+            mtu: 1420,
+            alias: None,
+        };
+        for (kind, said) in [
+            (io::ErrorKind::AddrInUse, "already running, pid 7"),
+            (io::ErrorKind::PermissionDenied, "not permitted"),
+            (io::ErrorKind::Other, "something else"),
+        ] {
+            let error = EngineError::new(attempt(&options), io::Error::new(kind, said));
+            let heard = heard(&options, &complaint(&error));
+            assert_eq!((heard.kind(), heard.to_string().as_str()), (kind, said));
+        }
+        let error = EngineError::new("make the interface wg0", nix::errno::Errno::EBUSY);
+        let heard = heard(&options, &complaint(&error));
+        assert_eq!(heard.kind(), io::ErrorKind::ResourceBusy);
+        assert!(
+            heard
+                .to_string()
+                .starts_with("make the interface wg0: Device or resource busy")
+        );
+    }
+}
