@@ -138,4 +138,10 @@ mod tests {
         let failed = lift(Some(at(NOW)), at(NOW), |_| Err(Errno::PERM));
         assert_eq!(failed, Ok(None), "nobody asks a clock that is right");
     }
+
+    #[test]
+    fn a_time_before_1970_never_reaches_the_kernel() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(set_system_clock(before), Err(Errno::INVAL));
+    }
 }

@@ -1,7 +1,7 @@
 //! Our nftables table: as `nft` shows it, as it reads back, and what it does to packets.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     process::{Child, Stdio},
@@ -15,6 +15,7 @@ use tunneld::{
     kernel::nftables::{probe, read, write},
     model::{
         desired::{DefaultRouteGuard, Firewall},
+        ports::ErrorClass,
         types::Fwmark,
     },
 };
@@ -193,6 +194,39 @@ fn a_replacement_is_one_generation() {
         "{ours:?}"
     );
     assert_eq!(ours[start..=end].iter().filter(is_generation).count(), 0, "{ours:?}");
+}
+
+#[test]
+fn a_refused_transaction_changes_nothing_and_says_why() {
+    let namespace = Namespace::new();
+    // A table with an owner may be changed by that socket alone, and ends with it.
+    let mut owner = namespace
+        .command(["nft", "-i"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = owner.stdin.take().unwrap();
+    let printed = lines(owner.stdout.take().unwrap());
+    writeln!(input, "add table inet tunneld {{ flags owner; }}\nlist ruleset").unwrap();
+    while !printed
+        .recv_timeout(PATIENCE)
+        .expect("nft lists")
+        .contains("inet tunneld")
+    {}
+    assert_eq!(get(&namespace), (Firewall::default(), true));
+    let before = namespace.run(["nft", "list", "ruleset"]);
+    let error = namespace.block_on(|| async { write(&everything()).await.unwrap_err() });
+    assert_eq!(error.class, ErrorClass::Permission);
+    assert_eq!(
+        error.to_string(),
+        "replace nftables table inet tunneld: Operation not permitted"
+    );
+    assert_eq!(namespace.run(["nft", "list", "ruleset"]), before);
+    drop(input);
+    owner.wait().unwrap();
+    set(&namespace, &everything());
+    assert_eq!(get(&namespace), (everything(), false));
 }
 
 /// A client, a router whose link `wg0` has the smaller MTU, and a server behind it.

@@ -88,7 +88,7 @@ pub struct Facts {
     pub networkd: Option<Foreign>,
     /// NetworkManager runs.
     pub network_manager: bool,
-    /// Programs of [`PROGRAMS`] that are on the path.
+    /// Programs that are good to have and are on the path.
     pub programs: Vec<&'static str>,
 }
 
