@@ -6,6 +6,8 @@
 
 mod json;
 mod position;
+#[cfg(test)]
+mod properties;
 mod shape;
 mod shown;
 mod syntax;
@@ -179,7 +181,8 @@ impl<'a> Reading<'a> {
             .map_err(|error| {
                 // The schema let something through that the types do not: a bug, but no silent one.
                 let fix = "compare the document with tunneld schema";
-                self.found.push(Found::new(0, Path::default(), error.to_string(), fix));
+                let reason = shown::shown(&error.to_string(), false);
+                self.found.push(Found::new(0, Path::default(), reason, fix));
             })
             .ok()
     }

@@ -2,7 +2,7 @@
 //! control API. Every field's text here is the text of `tunneld schema`.
 //!
 //! Reading has two steps, so that all errors come at once: `check` walks the source against the schema
-//! and the values against their types; [`super::desired`] then resolves references and refuses conflicts.
+//! and the values against their types; [`super::resolve`] then resolves references and refuses conflicts.
 
 use std::{
     borrow::Cow,

@@ -39,7 +39,7 @@ impl Invalid {
 
 /// Derives serde through `Display`/`FromStr` and a JSON schema whose `format` names the type.
 ///
-/// The document's checker looks the `format` up in [`super::document`] to report every bad value at once.
+/// The document's checker looks the `format` up in [`super::check`] to report every bad value at once.
 macro_rules! textual {
     ($type:ty, $format:literal, $types:tt, $description:literal) => {
         impl Serialize for $type {

@@ -53,3 +53,68 @@ fn exhausting_documents_are_refused() {
         assert!((1..=1_001).contains(&errors.len()), "{}", errors.len());
     }
 }
+
+#[test]
+fn no_error_repeats_a_secret() {
+    let key = "ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0A=";
+    let document = r#"version = 1
+[[wireguard]]
+name = "wg0"
+private-key-file = "/etc/key"
+[[wireguard.peers]]
+public-key = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+endpoint = "192.0.2.1:1"
+allowed-ips = ["10.0.0.0/8"]
+"#;
+    // Pasted over every value but the public key, with and without its quotes, and as a key.
+    let lines: Vec<_> = document.lines().collect();
+    for (number, line) in lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| !line.starts_with("public-key"))
+    {
+        let name = line.split('=').next().unwrap();
+        for pasted in [
+            format!("{name} = \"{key}\""),
+            format!("{name} = {key}"),
+            format!("{name} = [\"{key}\"]"),
+            format!("{line} {key}"),
+            key.to_owned(),
+            format!("{key} = 1"),
+            format!("\"{key}\" = 1"),
+            format!("[\"{key}\"]"),
+        ] {
+            let mut lines: Vec<_> = lines.clone();
+            lines[number] = &pasted;
+            for error in validate(&lines.join("\n")).unwrap_err() {
+                assert!(!error.to_string().contains(&key[..20]), "{pasted}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thousand_peers_with_many_networks_each_are_resolved() {
+    let mut text = "version = 1\n[[wireguard]]\nname = \"wg0\"\naddresses = [\"172.16.0.1/16\"]\n".to_owned();
+    for peer in 0..1_000_u32 {
+        use base64::Engine as _;
+        let mut key = [1; 32];
+        key[..4].copy_from_slice(&peer.to_be_bytes());
+        let key = base64::engine::general_purpose::STANDARD.encode(key);
+        let networks: String = (0..100_u32)
+            .map(|network| {
+                format!(
+                    "\"{}/32\",",
+                    std::net::Ipv4Addr::from(0x0a00_0000 + peer * 256 + network)
+                )
+            })
+            .collect();
+        text += &format!(
+            "[[wireguard.peers]]\npublic-key = \"{key}\"\nendpoint = \"192.0.2.1:{}\"\nallowed-ips = [{networks}]\n",
+            peer + 1
+        );
+    }
+    let (_, desired, warnings) = validate(&text).unwrap();
+    assert_eq!(desired.routes.len(), 100_000);
+    assert_eq!(warnings, []);
+}
