@@ -34,6 +34,11 @@ impl World {
         if self.state.capabilities.address_protocol && there.is_some_and(|has| !has.owner.is_ours()) {
             return Err(EXISTS);
         }
+        let twin =
+            |other: &Address| other != address && other.device == address.device && other.address.address() == ip;
+        if ip.is_ipv6() && self.state.addresses.keys().any(twin) {
+            return Err(EXISTS);
+        }
         let owner = match self.state.capabilities.address_protocol {
             true => Owner::Ours,
             // Before 5.18 the kernel cannot say.

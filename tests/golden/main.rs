@@ -1,3 +1,7 @@
 //! Document and observed world in, plan out, as files.
 
 mod documents;
+#[cfg(test)]
+mod plan;
+#[cfg(test)]
+mod scene;

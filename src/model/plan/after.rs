@@ -21,6 +21,8 @@ use super::{
 pub(super) struct After {
     /// Links by name, and whether they are up.
     links: BTreeMap<InterfaceName, bool>,
+    /// Links that have the name of a tunnel and are not ours: no route of ours goes there.
+    foreign: BTreeSet<InterfaceName>,
     /// Networks of addresses of links that are up.
     connected: BTreeSet<(Prefix, InterfaceName)>,
     /// Addresses that can be a source.
@@ -69,8 +71,10 @@ impl After {
             .map(|entry| (entry.address.prefix(), entry.device.clone()))
             .collect();
         let sources = addresses.iter().map(|entry| entry.address.address()).collect();
+        let foreign = links.foreign(observed).cloned().collect();
         let mut after = Self {
             links: up,
+            foreign,
             connected,
             sources,
             direct: BTreeMap::new(),
@@ -111,6 +115,7 @@ impl After {
     pub(super) fn nexthop(&self, table: TableId, nexthop: &NextHop) -> Result<Reach, String> {
         if let Some(device) = &nexthop.device {
             match self.links.get(device) {
+                None if self.foreign.contains(device) => return Err(format!("link {device} is not ours")),
                 None => return Err(format!("link {device} is not there")),
                 Some(false) => return Err(format!("link {device} is down")),
                 Some(true) => {}

@@ -241,7 +241,10 @@ fn firewall_line(firewall: &Firewall) -> String {
     }
     for (name, guard) in &firewall.default_route {
         let addresses: Vec<_> = guard.addresses.iter().map(ToString::to_string).collect();
-        let _ = write!(line, " guard {name} fwmark {} {}", guard.fwmark, addresses.join(","));
+        let _ = write!(line, " guard {name} fwmark {}", guard.fwmark);
+        if !addresses.is_empty() {
+            let _ = write!(line, " addresses {}", addresses.join(","));
+        }
     }
     line
 }

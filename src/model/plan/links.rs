@@ -77,6 +77,14 @@ impl Links {
         self.0.iter().map(|(name, fate)| (name, *fate))
     }
 
+    /// Links that have the name of a tunnel and are not ours.
+    pub(super) fn foreign<'a>(&'a self, observed: &'a Observed) -> impl Iterator<Item = &'a InterfaceName> {
+        let absent = self.iter().filter(|(_, fate)| *fate == Fate::Absent);
+        absent
+            .map(|(name, _)| name)
+            .filter(|name| observed.links.contains_key(*name))
+    }
+
     /// Whether the link as it is now goes, with its addresses and settings.
     pub(super) fn goes(&self, name: &InterfaceName) -> bool {
         matches!(self.fate(name), Some(Fate::Recreate { .. } | Fate::Delete { .. }))

@@ -107,16 +107,18 @@ pub fn diff(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>) -> Plan
     let links = links::Links::decide(desired, observed, inputs, &mut draft);
     let leaving = settings::leaving(desired, observed, inputs, &links);
     let stripped = settings::stripped(desired, observed, &links, &leaving);
+    let early = settings::early(desired, &links, &leaving, &stripped);
     let after = after::After::new(desired, observed, &links, &leaving);
     let surroundings = routes::Surroundings {
         links: &links,
         after: &after,
         stripped: &stripped,
+        early: &early,
     };
     settings::sysctls(desired, observed, inputs, &links, &mut draft);
     links::plan(desired, observed, inputs, &links, &mut draft);
-    settings::addresses(desired, observed, inputs, &links, (&leaving, &stripped), &mut draft);
-    settings::firewall(desired, observed, &mut draft);
+    settings::addresses(desired, observed, inputs, &links, (&leaving, &early), &mut draft);
+    settings::firewall(desired, observed, &links, &mut draft);
     routes::plan(desired, observed, &surroundings, &mut draft);
     settings::rules(desired, observed, &mut draft);
     draft.finish()

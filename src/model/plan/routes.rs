@@ -10,7 +10,7 @@ use super::{
     super::{
         desired::{Action, Address, Desired, NextHop, Route, RouteKey, Rule},
         document::RouteKind,
-        observed::{Observed, Owned},
+        observed::{Observed, Owned, Owner},
         ports::Operation,
         preference::kernel_metric,
         types::{InterfaceName, Prefix, TableId},
@@ -52,6 +52,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) after: &'a After,
     /// Links that stay but lose their last IPv4 address: the kernel drops their IPv4 routes with it.
     pub(super) stripped: &'a BTreeSet<InterfaceName>,
+    /// Addresses that go before others come.
+    pub(super) early: &'a BTreeSet<&'a Address>,
 }
 
 impl Surroundings<'_> {
@@ -203,15 +205,15 @@ pub(super) fn same(wanted: &Route, has: &Route) -> bool {
         && wanted.nexthops.iter().all(&mut take)
 }
 
-fn foreign(value: &Route, owner: &super::super::observed::Owner) -> String {
+fn foreign(value: &Route, owner: &Owner) -> String {
     let who = match owner {
-        super::super::observed::Owner::Foreign(who) => who.as_str(),
-        super::super::observed::Owner::Ours => "ours",
+        Owner::Foreign(who) => who.as_str(),
+        Owner::Ours => "ours",
     };
     format!("{} ({who})", super::display::nexthops(value))
 }
 
-/// Guards the connected networks of links that are made anew, where the new state still wants anything in
+/// Guards the connected networks of links and addresses that are made anew, where the new state still wants anything in
 /// them.
 fn guard_connected(
     desired: &Desired,
@@ -220,10 +222,7 @@ fn guard_connected(
     there: &mut BTreeMap<RouteKey, Route>,
     draft: &mut Draft,
 ) {
-    let goes = |entry: &Address| {
-        let stripped = !entry.address.address().is_ipv6() && surroundings.stripped.contains(&entry.device);
-        surroundings.links.goes_early(&entry.device) || stripped
-    };
+    let goes = |entry: &Address| surroundings.links.goes_early(&entry.device) || surroundings.early.contains(entry);
     let overlaps = |a: Prefix, b: Prefix| a.covers(&b) || b.covers(&a);
     let still_wanted = |network: Prefix| {
         desired

@@ -64,18 +64,41 @@ pub(super) fn stripped(
         .collect()
 }
 
+/// The addresses that have to go before others come: those of stripped links, and IPv6 addresses that get
+/// another length, because IPv6 has no address twice on a link (`ipv6_add_addr()`).
+pub(super) fn early<'a>(
+    desired: &Desired,
+    links: &Links,
+    leaving: &BTreeSet<&'a Address>,
+    stripped: &BTreeSet<InterfaceName>,
+) -> BTreeSet<&'a Address> {
+    let comes_again = |entry: &Address| {
+        let ip = entry.address.address();
+        let same = |other: &Address| other.device == entry.device && other.address.address() == ip;
+        links.stays(&entry.device) && desired.addresses.iter().any(same)
+    };
+    let early = |entry: &Address| match entry.address.address() {
+        IpAddr::V4(_) => stripped.contains(&entry.device),
+        IpAddr::V6(_) => comes_again(entry),
+    };
+    leaving.iter().copied().filter(|entry| early(entry)).collect()
+}
+
 /// Plans addresses.
 pub(super) fn addresses(
     desired: &Desired,
     observed: &Observed,
     inputs: &Inputs<'_>,
     links: &Links,
-    (leaving, stripped): (&BTreeSet<&Address>, &BTreeSet<InterfaceName>),
+    (leaving, early): (&BTreeSet<&Address>, &BTreeSet<&Address>),
     draft: &mut Draft,
 ) {
     for address in &desired.addresses {
         let object = || Object::Address(address.clone());
         if !links.stays(&address.device) {
+            if observed.addresses.contains_key(address) && !links.goes(&address.device) {
+                continue;
+            }
             draft.wait(object(), missing_link(&address.device, observed));
             continue;
         }
@@ -95,7 +118,7 @@ pub(super) fn addresses(
     }
     let mut promoting = BTreeSet::new();
     for address in leaving.iter().copied().cloned() {
-        let early = stripped.contains(&address.device) && !address.address.address().is_ipv6();
+        let early = early.contains(&address);
         let step = if early { Step::MakeRoom } else { Step::Unaddress };
         if !early && has_secondaries(&address, desired, observed, leaving) && promoting.insert(address.device.clone()) {
             let sysctl = Sysctl::ipv4(&address.device, "promote_secondaries");
@@ -206,8 +229,14 @@ fn step(sysctl: &Sysctl, value: &str) -> Step {
 }
 
 /// Plans our nftables table: what it keeps out more it keeps out early, what it keeps out less late.
-pub(super) fn firewall(desired: &Desired, observed: &Observed, draft: &mut Draft) {
-    let wanted = &desired.firewall;
+/// A foreign link that has a tunnel's name is none of its business.
+pub(super) fn firewall(desired: &Desired, observed: &Observed, links: &Links, draft: &mut Draft) {
+    let wanted = &mut desired.firewall.clone();
+    for name in links.foreign(observed) {
+        wanted.clamp_mss.remove(name);
+        wanted.default_route.remove(name);
+    }
+    let wanted = &*wanted;
     if *wanted == observed.firewall && !observed.firewall_foreign_edit {
         return;
     }

@@ -15,7 +15,8 @@
 //!   routes with it, so they become `unreachable` under the same key first, in one step each.
 //! - A packet for a tunnel whose peer is gone is refused with ENOKEY: that is loss, not a leak. So all of a
 //!   device's peers change in one request before the routes move, where removals need no second request.
-//!   Only a mark that is switched off waits for the rules that spared marked packets.
+//!   Only a mark that changes moves between the rules for the new one and those for the old one, and one
+//!   that is switched off waits for the rules that spared marked packets.
 
 use super::{super::ports::Operation, Conflict, Object, Plan, Waiting};
 
@@ -48,6 +49,8 @@ pub(super) enum Step {
     Clean,
     /// Rules: only now is a new table asked.
     Rule,
+    /// A mark for another: the rules for both are there.
+    Mark,
     /// Rules that go.
     Unrule,
     /// Routes of tables that nobody asks any more.

@@ -11,7 +11,7 @@ use super::{
         desired::{self, Desired, WireGuard},
         observed::Observed,
         ports::{Backend, Operation},
-        types::{Endpoint, Fwmark, Host, HostName, InterfaceName, Prefix, PublicKey},
+        types::{Endpoint, Host, HostName, InterfaceName, Prefix, PublicKey},
         wireguard::{AllowedIpChange, Device, DeviceChange, Peer, PeerChange},
     },
     Inputs, Object,
@@ -44,14 +44,15 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>, 
         let nothing = Device::default();
         let has = observed.wireguard.get(name).filter(|_| !empty).unwrap_or(&nothing);
         let mut change = device(name, tunnel, has, inputs, draft);
-        // Rules spare marked packets: without the mark they would send the tunnel into itself.
-        if change.fwmark == Some(Fwmark::NONE) {
+        if let Some(mark) = change.fwmark.filter(|_| has.fwmark.is_set()) {
             change.fwmark = None;
-            let unmark = DeviceChange {
-                fwmark: Some(Fwmark::NONE),
+            // Rules lead marked packets around the tunnel: without one they would go into it again.
+            let step = if mark.is_set() { Step::Mark } else { Step::Unmark };
+            let mark = DeviceChange {
+                fwmark: Some(mark),
                 ..DeviceChange::default()
             };
-            draft.add(Step::Unmark, operation(name, backend, unmark));
+            draft.add(step, operation(name, backend, mark));
         }
         if !change.is_empty() {
             pending.push((name, backend, has.listen_port, change));
