@@ -26,6 +26,7 @@ use super::{
     lint,
     problem::{Path, Problem},
     resolve,
+    status::Finding,
 };
 use tree::{Node, Value};
 
@@ -73,6 +74,19 @@ impl fmt::Display for DocumentError {
 }
 
 impl std::error::Error for DocumentError {}
+
+/// For a failure's findings, a plan's warnings and the control API.
+impl From<DocumentError> for Finding {
+    fn from(error: DocumentError) -> Self {
+        let value = error.value.map(|value| format!("{value}: ")).unwrap_or_default();
+        Self {
+            object: format!("{}:{} {}", error.line, error.column, error.path)
+                .trim_end()
+                .to_owned(),
+            reason: format!("{value}{}; {}", error.reason, error.fix),
+        }
+    }
+}
 
 /// An error whose place is still an offset in the text.
 #[derive(Debug)]

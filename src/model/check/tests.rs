@@ -30,6 +30,18 @@ fn columns_count_characters() {
 }
 
 #[test]
+fn an_error_is_a_finding_at_its_place() {
+    let findings: Vec<Finding> = validate("version = 2\nx")
+        .unwrap_err()
+        .into_iter()
+        .map(Finding::from)
+        .collect();
+    assert_eq!(findings[0].object, "1:11 version");
+    assert_eq!(findings[0].reason, "2: this number is out of range; write 1");
+    assert_eq!(findings[1].object, "2:2");
+}
+
+#[test]
 fn exhausting_documents_are_refused() {
     let deep_header = format!("[{}a]\n", "a.".repeat(200_000));
     let deep_value = format!("version = 1\nx = {}", "[".repeat(200_000));
