@@ -149,10 +149,10 @@ pub fn scope(
     scope
 }
 
-/// The values of settings that a plan is about to change. The caller keeps in the ledger, flushed before
-/// the plan runs, those that it does not hold yet: what we saved first was there before us.
-pub fn saves(plan: &Plan, observed: &Observed) -> BTreeMap<Sysctl, String> {
-    let changed = plan.operations.iter().filter_map(|operation| match operation {
+/// The values of settings that operations are about to change. The caller keeps in the ledger, flushed before
+/// they run, those that it does not hold yet: what we saved first was there before us.
+pub fn saves(operations: &[Operation], observed: &Observed) -> BTreeMap<Sysctl, String> {
+    let changed = operations.iter().filter_map(|operation| match operation {
         Operation::SetSysctl { sysctl, .. } => Some(sysctl),
         _ => None,
     });

@@ -1,0 +1,383 @@
+//! The machine: what is known, which step is under way, and which one comes next.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Answer, Effect, Event, Live, Note, Now, Write,
+    apply::Job,
+    fights::Fights,
+    keep::Keeper,
+    names::{Names, doubled},
+    reading::Reading,
+};
+use crate::model::{
+    desired::Desired,
+    ledger::Ledger,
+    observed::{Observed, Scope},
+    plan::{self, Plan, Secrets},
+    ports::{ObserveError, Operation},
+    status::Revision,
+    types::HostName,
+};
+
+/// Between two attempts to read a world that cannot be read.
+const BLIND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// The step under way.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// None.
+    Idle,
+    /// Keys are being read, for the job or for the document in force.
+    Secrets { job: bool },
+    /// The world is being read, since.
+    Observe(Duration),
+    /// The store is being written; then.
+    Store(Then),
+    /// These operations are being carried out.
+    Execute(Vec<Operation>),
+    /// Nothing until then: the kernel was short of memory or somebody else's change was under way.
+    Pause(Duration),
+}
+
+/// What follows a write.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// The change that it protects.
+    Execute(Vec<Operation>),
+    /// The first change of a job.
+    Begin(Vec<Operation>),
+    /// The end of a job, or nothing.
+    Nothing,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) live: Option<Live>,
+    pub(super) secrets: Secrets,
+    pub(super) ledger: Ledger,
+    /// The ledger as it is in the store.
+    pub(super) stored: Ledger,
+    pub(super) observed: Option<Observed>,
+    pub(super) plan: Plan,
+    pub(super) names: Names,
+    pub(super) fights: Fights,
+    pub(super) keeper: Keeper,
+    pub(super) job: Option<Job>,
+    pub(super) step: Step,
+    pub(super) effects: Vec<Effect>,
+    pub(super) store_trouble: Option<String>,
+    /// The store still has an apply that a crash interrupted.
+    pub(super) interrupted: bool,
+    pub(super) blind: Option<(ObserveError, u32)>,
+    pub(super) reading: Reading,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            live: None,
+            secrets: Secrets::default(),
+            ledger: Ledger::default(),
+            stored: Ledger::default(),
+            observed: None,
+            plan: Plan::default(),
+            names: Names::default(),
+            fights: Fights::default(),
+            keeper: Keeper::default(),
+            job: None,
+            step: Step::Idle,
+            effects: Vec::new(),
+            store_trouble: None,
+            interrupted: false,
+            blind: None,
+            reading: Reading::default(),
+        }
+    }
+}
+
+impl Machine {
+    /// Takes an event; returns what is to be done, in order.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        match event {
+            Event::Started {
+                live,
+                ledger,
+                interrupted,
+            } => self.started(live.map(|live| *live), ledger, interrupted, now),
+            Event::Submitted(submission) => self.submitted(*submission, now),
+            Event::SecretsRead(secrets) => self.secrets_read(secrets, now),
+            Event::Observed(Ok(observed)) => self.observed(*observed, now),
+            Event::Observed(Err(error)) => self.blinded(&error, now),
+            Event::Applied(applied) => {
+                if let Step::Execute(operations) = std::mem::replace(&mut self.step, Step::Idle) {
+                    self.applied(&operations, applied, now);
+                }
+            }
+            Event::Stored(result) => self.stored(result, now),
+            Event::Resolved(name, answer) => self.resolved(&name, answer, now),
+            // A world that cannot be read has its own pauses.
+            Event::Announced { .. } if self.blind.is_some() => {}
+            Event::Announced { foreign } => self.look_again(self.coalesced(foreign, now)),
+            Event::Refresh => self.look_again(now.monotonic),
+            Event::Reload => {
+                self.reread_secrets(now.monotonic);
+                self.look_again(now.monotonic);
+            }
+            Event::Tick => {}
+        }
+        self.go_on(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Event::Tick`] is due, by the monotonic clock.
+    pub fn deadline(&self) -> Option<Duration> {
+        let step = match self.step {
+            Step::Idle => self.wake(),
+            Step::Pause(until) => Some(until),
+            Step::Secrets { .. } | Step::Observe(_) | Step::Store(_) | Step::Execute(_) => None,
+        };
+        [step, self.names.deadline()].into_iter().flatten().min()
+    }
+
+    fn started(&mut self, live: Option<Live>, ledger: Ledger, interrupted: bool, now: Now) {
+        self.stored = ledger.clone();
+        self.ledger = ledger;
+        // A first apply that never ended leaves the empty state to go back to. Without any document and any
+        // apply nothing is known to be wrong: whatever is in the kernel stays.
+        self.live = live.or_else(|| interrupted.then(Live::default));
+        self.interrupted = interrupted;
+        if interrupted {
+            self.note(Note::Interrupted);
+        }
+        self.follow_names(now);
+        self.reading.due = Some(now.monotonic);
+        self.reread_secrets(now.monotonic);
+    }
+
+    fn secrets_read(&mut self, secrets: Secrets, now: Now) {
+        let Step::Secrets { job: for_job } = self.step else {
+            return;
+        };
+        self.step = Step::Idle;
+        match &mut self.job {
+            Some(job) if for_job => job.take_secrets(secrets),
+            _ => {
+                if self.secrets != secrets {
+                    self.keeper.expect_change();
+                }
+                self.adopt_secrets(secrets, now);
+            }
+        }
+        self.look_again(now.monotonic);
+    }
+
+    fn observed(&mut self, observed: Observed, now: Now) {
+        let Step::Observe(since) = std::mem::replace(&mut self.step, Step::Idle) else {
+            return;
+        };
+        if self.blind.take().is_some() {
+            self.note(Note::Sighted);
+        }
+        self.reading.took = now.monotonic.saturating_sub(since);
+        self.reading.last = Some(now);
+        self.observed = Some(observed);
+        self.look_at_handshakes(now);
+        if self.job.as_ref().is_some_and(Job::wants_secrets) {
+            return;
+        }
+        self.decide(now);
+    }
+
+    /// Plans against what was read last, and does what the situation asks for.
+    pub(super) fn decide(&mut self, now: Now) {
+        let Some(plan) = self.diff(now.wall) else {
+            return;
+        };
+        if self.job.is_some() {
+            self.advance(plan, now);
+        } else {
+            self.keep(plan, now);
+        }
+    }
+
+    /// The difference between the state to reach and the world as last read.
+    fn diff(&self, wall: SystemTime) -> Option<Plan> {
+        let (desired, secrets) = self.target()?;
+        let observed = self.observed.as_ref()?;
+        Some(self.plan_for(desired, observed, secrets, wall))
+    }
+
+    /// The state to reach now, with its keys.
+    fn target(&self) -> Option<(&Desired, &Secrets)> {
+        match &self.job {
+            Some(job) if !job.is_rolling_back() => Some((job.desired(), job.secrets())),
+            _ => self.live.as_ref().map(|live| (&live.desired, &self.secrets)),
+        }
+    }
+
+    fn blinded(&mut self, error: &ObserveError, now: Now) {
+        if !matches!(self.step, Step::Observe(_)) {
+            return;
+        }
+        self.step = Step::Idle;
+        let times = self.blind.as_ref().map_or(0, |(_, times)| times + 1);
+        let pause = doubled(BLIND, times);
+        self.note(Note::Blind {
+            error: error.clone(),
+            pause,
+        });
+        self.blind = Some((error.clone(), times));
+        self.reading.due = Some(now.monotonic + pause);
+        if self.job.is_some() {
+            self.job_blinded(error, now.monotonic + pause, now);
+        }
+    }
+
+    fn stored(&mut self, result: Result<Option<Revision>, String>, now: Now) {
+        let Step::Store(then) = std::mem::replace(&mut self.step, Step::Idle) else {
+            return;
+        };
+        let result = match result {
+            Ok(revision) => {
+                // Nothing changes the ledger while a write is under way.
+                self.stored = self.ledger.clone();
+                self.store_trouble = None;
+                Ok(revision)
+            }
+            Err(reason) => {
+                self.note(Note::StoreTrouble { reason: reason.clone() });
+                self.store_trouble = Some(reason.clone());
+                Err(reason)
+            }
+        };
+        if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) {
+            self.job_stored(then, result, now);
+        } else if let Then::Execute(operations) | Then::Begin(operations) = then {
+            // A repair goes on without the store: a tunnel that stays down would be worse than a ledger
+            // that is written later. The next write carries it.
+            self.start(operations);
+        }
+    }
+
+    fn resolved(&mut self, name: &HostName, answer: Result<Answer, String>, now: Now) {
+        let ipv6 = self.observed.as_ref().is_none_or(|observed| observed.capabilities.ipv6);
+        let usable = |address: &IpAddr| ipv6 || address.is_ipv4();
+        if let Err(reason) = &answer {
+            self.note(Note::Unresolved {
+                name: name.clone(),
+                reason: reason.clone(),
+            });
+        }
+        if self.names.answered(name, answer, now.monotonic, usable) {
+            self.note(Note::Moved { name: name.clone() });
+            self.keeper.expect_change();
+            self.look_again(now.monotonic);
+        }
+    }
+
+    /// Starts the next step if none is under way, and asks for names that are due.
+    fn go_on(&mut self, now: Now) {
+        for name in self.names.take_due(now.monotonic) {
+            self.effects.push(Effect::Resolve(name));
+        }
+        if matches!(self.step, Step::Pause(until) if until <= now.monotonic) {
+            self.step = Step::Idle;
+            self.look_again(now.monotonic);
+        }
+        if !matches!(self.step, Step::Idle) {
+            return;
+        }
+        if let Some(job) = self.job.as_ref().filter(|job| job.wants_secrets()) {
+            self.effects.push(Effect::ReadSecrets(Box::new(job.desired().clone())));
+            self.step = Step::Secrets { job: true };
+        } else if self.wake().is_some_and(|wake| wake <= now.monotonic) {
+            self.read(now);
+        }
+    }
+
+    fn read(&mut self, now: Now) {
+        let secrets_due = self.reading.secrets.is_some_and(|due| due <= now.monotonic);
+        match &self.live {
+            Some(live) if secrets_due && self.job.is_none() => {
+                self.reading.secrets = None;
+                self.effects.push(Effect::ReadSecrets(Box::new(live.desired.clone())));
+                self.step = Step::Secrets { job: false };
+            }
+            _ => {
+                self.reading.due = None;
+                self.effects.push(Effect::Observe(self.scope()));
+                self.step = Step::Observe(now.monotonic);
+            }
+        }
+    }
+
+    /// What has to be read for the document in force and the one being applied.
+    fn scope(&self) -> Scope {
+        let live = self.live.as_ref().map(|live| &live.desired);
+        let (desired, previous) = match &self.job {
+            Some(job) if job.is_rolling_back() => (live, Some(job.desired())),
+            Some(job) => (Some(job.desired()), live),
+            None => (live, None),
+        };
+        let nothing = Desired::default();
+        let desired = desired.unwrap_or(&nothing);
+        plan::scope(desired, previous, &self.ledger, &self.names.addresses())
+    }
+
+    pub(super) fn follow_names(&mut self, now: Now) {
+        let live = self.live.as_ref().map(|live| &live.desired);
+        let states = [live, self.job.as_ref().map(Job::desired)];
+        self.names.follow(states.into_iter().flatten(), now.monotonic);
+    }
+
+    /// Carries out `operations`; what the ledger has to say about them is stored before.
+    pub(super) fn execute(&mut self, operations: Vec<Operation>) {
+        self.prepare(&operations);
+        if self.ledger == self.stored {
+            self.start(operations);
+        } else {
+            self.store(Write::Ledger(self.ledger.clone()), Then::Execute(operations));
+        }
+    }
+
+    pub(super) fn start(&mut self, operations: Vec<Operation>) {
+        self.effects.push(Effect::Execute(operations.clone()));
+        self.step = Step::Execute(operations);
+    }
+
+    /// Adds to the ledger what a crash in the middle of `operations` must not make us forget: what will be
+    /// ours, and what was there before us. What was done is recorded after it was done.
+    pub(super) fn prepare(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            match operation {
+                Operation::CreateLink { name, .. } => {
+                    self.ledger.links.insert(name.clone());
+                }
+                Operation::AddAddress { address } => {
+                    let entry = (address.device.clone(), address.address);
+                    self.ledger.addresses.insert(entry);
+                }
+                _ => {}
+            }
+        }
+        if let Some(observed) = &self.observed {
+            for (sysctl, value) in plan::saves(operations, observed) {
+                self.ledger.sysctls.entry(sysctl).or_insert(value);
+            }
+        }
+    }
+
+    pub(super) fn store(&mut self, write: Write, then: Then) {
+        self.effects.push(Effect::Store(write));
+        self.step = Step::Store(then);
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.effects.push(Effect::Note(note));
+    }
+}

@@ -1,0 +1,268 @@
+//! A machine, a world, a store and a clock: what the daemon is, without I/O.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    fake::World,
+    model::{
+        check,
+        desired::Desired,
+        ledger::Ledger,
+        plan::Secrets,
+        ports::Applied,
+        reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Write},
+        service::Failure,
+        status::{Author, Revision},
+        types::{HostName, PrivateKey, Secret},
+    },
+};
+
+/// The part of the store that the machine depends on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    pub(super) live: Option<Live>,
+    pub(super) ledger: Ledger,
+    pub(super) pending: Option<(u64, Desired)>,
+    pub(super) last: u64,
+    /// Writes fail.
+    pub(super) full: bool,
+}
+
+pub(super) struct Bench {
+    pub(super) machine: Machine,
+    pub(super) world: World,
+    pub(super) disk: Disk,
+    pub(super) now: Now,
+    pub(super) notes: Vec<Note>,
+    pub(super) replies: BTreeMap<u64, Result<Box<Done>, Failure>>,
+    /// What DNS answers.
+    pub(super) dns: BTreeMap<HostName, Result<Answer, String>>,
+    pub(super) questions: usize,
+    pub(super) readings: usize,
+    /// The process is killed before this many more effects.
+    pub(super) fuse: Option<usize>,
+    /// Somebody else's hand in the world after each run of operations.
+    pub(super) meddler: Option<fn(&mut World)>,
+    submitted: BTreeMap<u64, Desired>,
+}
+
+/// A document without the version line; a tunnel is written by [`tunnel`].
+pub(super) fn desired(text: &str) -> Desired {
+    let text = format!("version = 1\n{text}");
+    check::validate(&text).unwrap_or_else(|errors| panic!("{errors:?}")).1
+}
+
+/// A tunnel whose key is generated, with one peer for 20.20.20.0/24.
+pub(super) fn tunnel(name: &str, port: u16, address: &str, endpoint: &str) -> String {
+    format!(
+        "[[wireguard]]\nname = \"{name}\"\nlisten-port = {port}\naddresses = [\"{address}\"]\n\
+         [[wireguard.peers]]\npublic-key = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\"\n\
+         endpoint = \"{endpoint}\"\nallowed-ips = [\"20.20.20.0/24\"]\nkeepalive = 25\n"
+    )
+}
+
+impl Bench {
+    pub(super) fn new(world: World, disk: Disk) -> Self {
+        Self {
+            machine: Machine::default(),
+            world,
+            disk,
+            now: Now {
+                monotonic: Duration::from_secs(1000),
+                wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            },
+            notes: Vec::new(),
+            replies: BTreeMap::new(),
+            dns: BTreeMap::new(),
+            questions: 0,
+            readings: 0,
+            fuse: None,
+            meddler: None,
+            submitted: BTreeMap::new(),
+        }
+    }
+
+    /// A machine that has started on `world` and `disk`.
+    pub(super) fn started(world: World, disk: Disk) -> Self {
+        let mut bench = Self::new(world, disk);
+        bench.start();
+        bench
+    }
+
+    pub(super) fn start(&mut self) {
+        let event = Event::Started {
+            live: self.disk.live.clone().map(Box::new),
+            ledger: self.disk.ledger.clone(),
+            interrupted: self.disk.pending.is_some(),
+        };
+        self.event(event);
+    }
+
+    /// Hands in an event and does everything that follows at once.
+    pub(super) fn event(&mut self, event: Event) {
+        let mut events = vec![event];
+        while !events.is_empty() {
+            for effect in self.machine.handle(events.remove(0), self.now) {
+                if self.fuse == Some(0) {
+                    return;
+                }
+                self.fuse = self.fuse.map(|left| left - 1);
+                events.extend(self.carry_out(effect));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::ReadSecrets(desired) => Some(Event::SecretsRead(secrets(&desired))),
+            Effect::Observe(scope) => {
+                self.readings += 1;
+                Some(Event::Observed(self.world.read(&scope).map(Box::new)))
+            }
+            Effect::Execute(operations) => {
+                let mut applied = Applied::default();
+                for operation in operations {
+                    if self.fuse == Some(0) {
+                        return None;
+                    }
+                    self.fuse = self.fuse.map(|left| left - 1);
+                    match self.world.carry_out(&operation) {
+                        Ok(()) => applied.done += 1,
+                        Err(failure) => {
+                            applied.failure = Some(failure);
+                            break;
+                        }
+                    }
+                }
+                if let Some(meddle) = self.meddler {
+                    meddle(&mut self.world);
+                }
+                Some(Event::Applied(applied))
+            }
+            Effect::Store(_) if self.disk.full => Some(Event::Stored(Err("No space left on device".into()))),
+            Effect::Store(write) => Some(Event::Stored(Ok(self.write(write)))),
+            Effect::Resolve(name) => {
+                self.questions += 1;
+                let answer = self.dns.get(&name).cloned();
+                let answer = answer.unwrap_or_else(|| Err("no server answers".into()));
+                Some(Event::Resolved(name, answer))
+            }
+            Effect::Reply(ticket, result) => {
+                assert!(self.replies.insert(ticket, result).is_none(), "one reply each");
+                None
+            }
+            Effect::Note(note) => {
+                self.notes.push(note);
+                None
+            }
+        }
+    }
+
+    fn write(&mut self, write: Write) -> Option<Revision> {
+        match write {
+            Write::Begin(ticket, ledger) => {
+                self.disk.ledger = ledger;
+                self.disk.last += 1;
+                self.disk.pending = Some((self.disk.last, self.submitted[&ticket].clone()));
+                Some(revision(self.disk.last))
+            }
+            Write::Commit(_, ledger) => {
+                self.disk.ledger = ledger;
+                let (number, desired) = self.disk.pending.take().expect("it began");
+                let revision = Some(revision(number));
+                self.disk.live = Some(Live { revision, desired });
+                self.disk.live.as_ref().and_then(|live| live.revision.clone())
+            }
+            Write::Abandon(_, ledger, _) | Write::Recover(ledger) => {
+                self.disk.ledger = ledger;
+                self.disk.pending = None;
+                None
+            }
+            Write::Ledger(ledger) => {
+                self.disk.ledger = ledger;
+                None
+            }
+        }
+    }
+
+    /// Applies a document and returns the answer.
+    pub(super) fn apply(&mut self, desired: &Desired) -> Option<Result<Box<Done>, Failure>> {
+        let ticket = self.submit(desired);
+        for _ in 0..50 {
+            if let Some(reply) = self.replies.remove(&ticket) {
+                return Some(reply);
+            }
+            if self.fuse == Some(0) {
+                return None;
+            }
+            self.tick();
+        }
+        panic!("no reply to an apply: {:?}", self.notes)
+    }
+
+    pub(super) fn submit(&mut self, desired: &Desired) -> u64 {
+        let ticket = self.submitted.len() as u64;
+        self.submitted.insert(ticket, desired.clone());
+        self.event(Event::Submitted(Box::new(Submission {
+            ticket,
+            desired: desired.clone(),
+            holder: "alice (pid 7)".into(),
+            same: self.disk.live.as_ref().is_some_and(|live| live.desired == *desired),
+        })));
+        ticket
+    }
+
+    /// Lets time pass until the next deadline, if there is one.
+    pub(super) fn tick(&mut self) {
+        if let Some(deadline) = self.machine.deadline() {
+            self.pass(deadline.saturating_sub(self.now.monotonic));
+        }
+    }
+
+    /// Lets time pass, deadline by deadline.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now.monotonic + time;
+        loop {
+            let due = self.machine.deadline().filter(|due| *due <= end);
+            let next = due.unwrap_or(end).max(self.now.monotonic);
+            let step = next - self.now.monotonic;
+            self.now.monotonic += step;
+            self.now.wall += step;
+            if due.is_none() {
+                return;
+            }
+            self.event(Event::Tick);
+            if self.fuse == Some(0) {
+                return;
+            }
+        }
+    }
+
+    /// Changes the world behind the machine's back, and announces it.
+    pub(super) fn meddle(&mut self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world);
+        self.event(Event::Announced { foreign: false });
+        self.pass(Duration::from_millis(50));
+    }
+}
+
+fn revision(number: u64) -> Revision {
+    Revision {
+        number,
+        time: 0,
+        author: Author::default(),
+        comment: String::new(),
+    }
+}
+
+fn secrets(desired: &Desired) -> Secrets {
+    let key = |index: usize| PrivateKey::new(Secret::from_bytes([u8::try_from(index).unwrap_or(0) + 7; 32]));
+    let private = desired.wireguard.keys().enumerate();
+    Secrets {
+        private: private.map(|(index, name)| (name.clone(), key(index))).collect(),
+        ..Secrets::default()
+    }
+}
