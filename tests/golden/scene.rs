@@ -121,7 +121,7 @@ impl Scene {
             now: self.now,
         };
         let plan = plan::diff(desired, &observed, &inputs);
-        for (sysctl, value) in plan::saves(&plan, &observed) {
+        for (sysctl, value) in plan::saves(&plan.operations, &observed) {
             self.ledger.sysctls.entry(sysctl).or_insert(value);
         }
         if plan.is_empty() {
