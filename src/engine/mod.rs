@@ -21,6 +21,8 @@ mod offload_tests;
 mod outbound;
 mod packet;
 mod peer;
+#[cfg(test)]
+mod peer_tests;
 mod routing;
 mod segment;
 mod socket;

@@ -377,6 +377,11 @@ impl State {
             TunnResult::Err(WireGuardError::ConnectionExpired) => return self.expired(now),
             _ => return,
         };
+        self.hold(buffer, length, now);
+    }
+
+    /// Keeps a message of `Tunn`'s timers until it is to be sent.
+    pub(super) fn hold(&mut self, buffer: [u8; MAX_CONTROL], length: usize, now: Instant) {
         let mut due = now;
         if buffer.first() == Some(&INITIATION) {
             // Perhaps it is our source address that the peer does not hear: let the kernel choose anew.
@@ -398,7 +403,7 @@ impl State {
 
     /// `Tunn` has given up. It never starts again by itself, so persistent keepalive does it, after a pause
     /// that grows.
-    fn expired(&mut self, now: Instant) {
+    pub(super) fn expired(&mut self, now: Instant) {
         self.held = None;
         let Some(began) = self.asking.take() else {
             return;
@@ -411,6 +416,11 @@ impl State {
             self.failures = self.failures.saturating_add(1).min(16);
             self.next_keepalive = Some(now + pause.min(MAX_PAUSE) + jitter(JITTER_MS));
         }
+    }
+
+    /// When a message becomes due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.due)
     }
 
     /// Runs the timers, and hands out a message that is due in `message`. Called at least four times a second
@@ -452,6 +462,24 @@ impl State {
                 length,
             });
         }
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// Begins a handshake although there is a session.
+    pub(super) fn force_handshake(&mut self, now: Instant) {
+        let mut buffer = [0; MAX_CONTROL];
+        if let Some(tunn) = self.tunn.as_mut() {
+            tunn.format_handshake_initiation(&mut buffer, true);
+        }
+        self.asking = None;
+        self.hold(buffer, MAX_CONTROL, now);
+    }
+
+    /// Forgets when the peer's last initiation came.
+    pub(super) fn forget_flood(&mut self) {
+        self.asked = None;
     }
 }
 

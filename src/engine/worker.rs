@@ -210,6 +210,7 @@ impl Worker {
         }
         let (sockets, tallies) = (&self.routing.sockets, &self.shared.tallies);
         let mut message = [0; MAX_CONTROL];
+        let mut next = now + TICK;
         self.timers.retain(|peer| {
             let mut state = peer.lock();
             let due = state.tick(&mut message, now);
@@ -217,10 +218,11 @@ impl Worker {
                 send(sockets, peer, &mut endpoint, message, message.len(), 0, tallies);
                 state.endpoint = Some(endpoint);
             }
+            next = state.due().map_or(next, |due| next.min(due));
             state.scheduled = state.needs_timers(now);
             state.scheduled
         });
-        self.next_tick = (!self.timers.is_empty()).then(|| now + TICK);
+        self.next_tick = (!self.timers.is_empty()).then_some(next);
     }
 }
 
