@@ -1,6 +1,8 @@
 //! One peer: boringtun's `Tunn`, and around it what that does not do (crate notes: keepalive through a dead
 //! period, retry jitter, a clock that is set, handshake times, roaming).
 
+mod timers;
+
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -9,14 +11,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::{identity::Identity, udp::Endpoint};
+use crate::model::types::{PresharedKey, PublicKey};
 use boringtun::{
     noise::{Tunn, TunnResult, errors::WireGuardError},
     x25519,
 };
-use rand_core::{OsRng, RngCore};
-
-use super::{identity::Identity, udp::Endpoint};
-use crate::model::types::{PresharedKey, PublicKey};
 
 /// Bytes that a data message is longer than its packet (paper section 5.4.6).
 pub(super) const OVERHEAD: usize = 32;
@@ -27,17 +27,8 @@ pub(super) const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 
-/// `Tunn`'s clock stands between calls of `update_timers`; a peer is brought up to date before it is used
-/// after longer than this.
-const STALE: Duration = Duration::from_millis(500);
 /// When keys are forgotten (REJECT_AFTER_TIME), and a little: until then a peer needs its timers.
 const KEY_LIFETIME: Duration = Duration::from_secs(181);
-/// `Tunn` gives up a handshake after 90 s; sooner it was not for that reason.
-const ATTEMPT_TIME: Duration = Duration::from_secs(85);
-/// The longest pause between two rounds of attempts at a peer that is away.
-const MAX_PAUSE: Duration = Duration::from_secs(120);
-/// A retry is up to this late, so that two peers do not keep colliding (paper section 6.1: up to 333 ms).
-const JITTER_MS: u32 = 333;
 /// Initiations from one peer closer together than this are a flood (`INITIATIONS_PER_SECOND` is 50).
 const FLOOD: Duration = Duration::from_millis(20);
 /// How far the clock has to be set forward to matter.
@@ -357,130 +348,6 @@ impl State {
             self.endpoint = Some(*from);
         }
     }
-
-    /// Tells `Tunn` the time if it has not been told for a while.
-    fn update(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.updated) >= STALE {
-            self.timers(now);
-        }
-    }
-
-    /// Runs `Tunn`'s timers: rekeying, retries, passive keepalive, the end of keys.
-    fn timers(&mut self, now: Instant) {
-        self.updated = now;
-        let Some(tunn) = self.tunn.as_mut() else {
-            return;
-        };
-        let mut buffer = [0; MAX_CONTROL];
-        let length = match tunn.update_timers(&mut buffer) {
-            TunnResult::WriteToNetwork(message) => message.len(),
-            TunnResult::Err(WireGuardError::ConnectionExpired) => return self.expired(now),
-            _ => return,
-        };
-        self.hold(buffer, length, now);
-    }
-
-    /// Keeps a message of `Tunn`'s timers until it is to be sent.
-    pub(super) fn hold(&mut self, buffer: [u8; MAX_CONTROL], length: usize, now: Instant) {
-        let mut due = now;
-        if buffer.first() == Some(&INITIATION) {
-            // Perhaps it is our source address that the peer does not hear: let the kernel choose anew.
-            if let Some(endpoint) = self.endpoint.as_mut() {
-                endpoint.source = None;
-            }
-            match self.asking {
-                Some(_) => due += jitter(JITTER_MS),
-                None => self.asking = Some(now),
-            }
-        }
-        self.traffic = true;
-        self.held = Some(Held {
-            due,
-            bytes: buffer,
-            length,
-        });
-    }
-
-    /// `Tunn` has given up. It never starts again by itself, so persistent keepalive does it, after a pause
-    /// that grows.
-    pub(super) fn expired(&mut self, now: Instant) {
-        self.held = None;
-        let Some(began) = self.asking.take() else {
-            return;
-        };
-        if now.saturating_duration_since(began) < ATTEMPT_TIME {
-            // Nine minutes without a session: that ends a handshake too that has only just begun.
-            self.greeting = true;
-        } else if self.keepalive > 0 {
-            let pause = Duration::from_secs(self.keepalive.into()) * 2_u32.saturating_pow(self.failures);
-            self.failures = self.failures.saturating_add(1).min(16);
-            self.next_keepalive = Some(now + pause.min(MAX_PAUSE) + jitter(JITTER_MS));
-        }
-    }
-
-    /// When a message becomes due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.held.as_ref().map(|held| held.due)
-    }
-
-    /// Runs the timers, and hands out a message that is due in `message`. Called at least four times a second
-    /// while [`Self::needs_timers`].
-    pub(super) fn tick(&mut self, message: &mut [u8; MAX_CONTROL], now: Instant) -> Option<usize> {
-        self.timers(now);
-        self.persistent_keepalive(now);
-        let held = self.held.take_if(|held| held.due <= now)?;
-        *message = held.bytes;
-        Some(held.length)
-    }
-
-    fn persistent_keepalive(&mut self, now: Instant) {
-        if self.keepalive > 0 && (self.next_keepalive.is_none() || (self.traffic && self.asking.is_none())) {
-            self.next_keepalive = Some(now + Duration::from_secs(self.keepalive.into()));
-        }
-        self.traffic = false;
-        let due = self.greeting || self.next_keepalive.is_some_and(|due| due <= now);
-        if !due || self.held.is_some() {
-            return;
-        }
-        (self.greeting, self.next_keepalive) = (false, None);
-        let Some(tunn) = self.tunn.as_mut().filter(|_| self.endpoint.is_some()) else {
-            return;
-        };
-        let mut buffer = [0; MAX_CONTROL];
-        let result = match tunn.time_since_last_handshake() {
-            Some(_) => tunn.encapsulate(&[], &mut buffer),
-            None => tunn.format_handshake_initiation(&mut buffer, false),
-        };
-        if let TunnResult::WriteToNetwork(message) = result {
-            let length = message.len();
-            if buffer.first() == Some(&INITIATION) {
-                self.asking = Some(now);
-            }
-            self.held = Some(Held {
-                due: now,
-                bytes: buffer,
-                length,
-            });
-        }
-    }
-}
-
-#[cfg(test)]
-impl State {
-    /// Begins a handshake although there is a session.
-    pub(super) fn force_handshake(&mut self, now: Instant) {
-        let mut buffer = [0; MAX_CONTROL];
-        if let Some(tunn) = self.tunn.as_mut() {
-            tunn.format_handshake_initiation(&mut buffer, true);
-        }
-        self.asking = None;
-        self.hold(buffer, MAX_CONTROL, now);
-    }
-
-    /// Forgets when the peer's last initiation came.
-    pub(super) fn forget_flood(&mut self) {
-        self.asked = None;
-    }
 }
 
 impl std::fmt::Debug for State {
@@ -489,8 +356,4 @@ impl std::fmt::Debug for State {
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
-}
-
-fn jitter(milliseconds: u32) -> Duration {
-    Duration::from_millis(u64::from(OsRng.next_u32() % (milliseconds + 1)))
 }
