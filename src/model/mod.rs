@@ -16,6 +16,7 @@ pub mod preference;
 pub mod prefixes;
 pub mod problem;
 pub mod reconcile;
+pub mod report;
 pub mod resolve;
 pub mod service;
 pub mod status;

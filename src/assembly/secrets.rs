@@ -1,0 +1,280 @@
+//! Reading keys: from files, from systemd's credentials, from the store.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rand_core::{OsRng, RngCore};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use crate::{
+    model::{
+        desired::{Desired, PrivateKeySource},
+        plan::Secrets,
+        types::{InterfaceName, PresharedKey, PrivateKey, Secret},
+    },
+    store::Store,
+};
+
+/// The largest key file; a key has 44 characters.
+const MOST_BYTES: u64 = 4096;
+
+/// Where keys come from.
+pub trait Keys {
+    /// The private key that was generated for `interface`.
+    fn generated(&self, interface: &InterfaceName) -> Option<PrivateKey>;
+
+    /// Keeps a newly generated one, before it is first used.
+    ///
+    /// # Errors
+    /// Why it cannot be kept.
+    fn keep(&self, interface: &InterfaceName, key: &PrivateKey) -> Result<(), String>;
+}
+
+impl Keys for Store {
+    fn generated(&self, interface: &InterfaceName) -> Option<PrivateKey> {
+        self.private_key(interface)
+    }
+
+    fn keep(&self, interface: &InterfaceName, key: &PrivateKey) -> Result<(), String> {
+        self.keep_private_key(interface, key).map_err(|error| error.to_string())
+    }
+}
+
+/// What to do about a generated key that is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Make one and keep it.
+    Make,
+    /// Take one that is forgotten again: a plan changes nothing.
+    Pretend,
+}
+
+/// Reads all keys that `desired` names; those that cannot be read are named in the result. Blocks.
+pub fn read(desired: &Desired, keys: &dyn Keys, credentials: Option<&Path>, missing: Missing) -> Secrets {
+    let mut secrets = Secrets::default();
+    for (name, tunnel) in &desired.wireguard {
+        let private = match &tunnel.private_key {
+            PrivateKeySource::File(path) => key_file(path, Guarded::ByMode),
+            PrivateKeySource::Credential(credential) => self::credential(credentials, credential),
+            PrivateKeySource::Generated => generated(name, keys, missing),
+        };
+        match private {
+            Ok(secret) => {
+                secrets.private.insert(name.clone(), PrivateKey::new(clamped(&secret)));
+            }
+            Err(reason) => {
+                secrets.unreadable.insert(name.clone(), reason);
+            }
+        }
+        for (key, peer) in &tunnel.peers {
+            let Some(path) = &peer.preshared_key_file else { continue };
+            match key_file(path, Guarded::ByMode) {
+                Ok(secret) => {
+                    let entry = (name.clone(), *key);
+                    secrets.preshared.insert(entry, PresharedKey::new(secret));
+                }
+                // Without it the tunnel would come up weaker than the document says.
+                Err(reason) => {
+                    secrets.private.remove(name);
+                    secrets.unreadable.insert(name.clone(), reason);
+                }
+            }
+        }
+    }
+    secrets
+}
+
+/// What keeps others from reading a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guarded {
+    ByMode,
+    /// systemd guards credentials by their directory, and its access lists show as group bits.
+    ByDirectory,
+}
+
+fn credential(directory: Option<&Path>, name: &str) -> Result<Secret, String> {
+    let directory = directory.ok_or_else(|| {
+        format!("credential {name}: the service has none; add LoadCredential={name}:FILE to its unit")
+    })?;
+    let path: PathBuf = directory.join(name);
+    if path.parent() != Some(directory) {
+        return Err(format!("credential {name}: this is not a name"));
+    }
+    key_file(&path, Guarded::ByDirectory)
+}
+
+fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
+    let failed = |error: io::Error| format!("read key file {}: {error}", path.display());
+    let refused = |reason: &str| format!("key file {}: {reason}", path.display());
+    // Not to wait for the writer of a pipe; what was opened is then examined, not the name.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    if guarded == Guarded::ByMode && found.mode() & 0o077 != 0 {
+        let fix = format!("chmod 600 {}", path.display());
+        return Err(refused(&format!(
+            "others can read it (mode {:o}); {fix}",
+            found.mode() & 0o777
+        )));
+    }
+    if found.len() > MOST_BYTES {
+        return Err(refused("it is larger than 4 KiB"));
+    }
+    let text = text(file).map_err(failed)?;
+    Secret::from_base64(&text).map_err(|invalid| refused(&invalid.to_string()))
+}
+
+fn text(file: File) -> io::Result<Zeroizing<String>> {
+    // As large as it may get: growing would leave copies behind.
+    let capacity = usize::try_from(MOST_BYTES).unwrap_or_default();
+    let mut text = Zeroizing::new(String::with_capacity(capacity));
+    file.take(MOST_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn generated(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<Secret, String> {
+    if let Some(key) = keys.generated(name) {
+        return Ok(Secret::from_bytes(*key.expose()));
+    }
+    let mut bytes = Zeroizing::new([0; 32]);
+    OsRng
+        .try_fill_bytes(&mut *bytes)
+        .map_err(|error| format!("generate a key: {error}"))?;
+    let secret = clamped(&Secret::from_bytes(*bytes));
+    if missing == Missing::Make {
+        keys.keep(name, &PrivateKey::new(secret.clone()))?;
+    }
+    Ok(secret)
+}
+
+/// As the kernel keeps it (`curve25519_clamp_secret`), so that what is read back equals what was written.
+fn clamped(secret: &Secret) -> Secret {
+    let mut bytes = Zeroizing::new(*secret.expose());
+    bytes[0] &= 248;
+    bytes[31] = (bytes[31] & 127) | 64;
+    Secret::from_bytes(*bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::model::check;
+
+    #[derive(Default)]
+    struct Drawer {
+        keys: RefCell<BTreeMap<InterfaceName, PrivateKey>>,
+        full: bool,
+    }
+
+    impl Keys for Drawer {
+        fn generated(&self, interface: &InterfaceName) -> Option<PrivateKey> {
+            self.keys.borrow().get(interface).cloned()
+        }
+
+        fn keep(&self, interface: &InterfaceName, key: &PrivateKey) -> Result<(), String> {
+            if self.full {
+                return Err("No space left on device".into());
+            }
+            self.keys.borrow_mut().insert(interface.clone(), key.clone());
+            Ok(())
+        }
+    }
+
+    const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\n";
+
+    fn desired(source: &str) -> Desired {
+        let text = format!("version = 1\n[[wireguard]]\nname = \"wg0\"\naddresses = [\"10.0.0.1/30\"]\n{source}\n");
+        check::validate(&text).unwrap_or_else(|errors| panic!("{errors:?}")).1
+    }
+
+    fn from_file(path: &Path) -> Desired {
+        desired(&format!("private-key-file = \"{}\"", path.display()))
+    }
+
+    fn reason(secrets: &Secrets) -> &str {
+        assert!(secrets.private.is_empty());
+        secrets.unreadable.values().next().unwrap()
+    }
+
+    fn write(path: &Path, content: &str, mode: u32) {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_key_file_is_read_if_it_is_guarded_small_and_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let read = |path: &Path| read(&from_file(path), &Drawer::default(), None, Missing::Make);
+        assert!(reason(&read(&path)).contains("No such file"));
+        write(&path, KEY, 0o600);
+        assert_eq!(read(&path).private.len(), 1);
+        for mode in [0o640, 0o604] {
+            write(&path, KEY, mode);
+            assert!(reason(&read(&path)).contains("others can read it"), "{mode:o}");
+            assert!(reason(&read(&path)).contains("chmod 600"));
+        }
+        write(&path, &"A".repeat(5000), 0o600);
+        assert!(reason(&read(&path)).contains("larger than 4 KiB"));
+        write(&path, "secret nonsense", 0o600);
+        let secrets = read(&path);
+        assert!(reason(&secrets).contains("not a WireGuard key"));
+        assert!(!reason(&secrets).contains("nonsense"));
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(reason(&read(&pipe)).contains("not a regular file"));
+        assert!(reason(&read(directory.path())).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_private_key_is_what_the_kernel_will_show() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        write(&path, KEY, 0o600);
+        let secrets = read(&from_file(&path), &Drawer::default(), None, Missing::Make);
+        let key = secrets.private.values().next().unwrap().expose();
+        assert_eq!((key[0] & 7, key[31] & 0xc0), (0, 0x40));
+    }
+
+    #[test]
+    fn credentials_come_from_their_directory_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        write(&directory.path().join("wg0.key"), KEY, 0o440);
+        let wanted = desired("private-key-credential = \"wg0.key\"");
+        let read = |credentials| read(&wanted, &Drawer::default(), credentials, Missing::Make);
+        assert!(reason(&read(None)).contains("LoadCredential=wg0.key"));
+        assert_eq!(read(Some(directory.path())).private.len(), 1);
+        assert!(credential(Some(directory.path()), "../x").is_err());
+    }
+
+    #[test]
+    fn a_generated_key_is_made_once_and_kept_before_it_is_used() {
+        let wanted = desired("");
+        let drawer = Drawer::default();
+        let pretended = read(&wanted, &drawer, None, Missing::Pretend);
+        assert_eq!(pretended.private.len(), 1);
+        assert!(drawer.keys.borrow().is_empty(), "a plan keeps nothing");
+        let made = read(&wanted, &drawer, None, Missing::Make);
+        assert_ne!(made, pretended);
+        assert_eq!(read(&wanted, &drawer, None, Missing::Make), made);
+        let full = Drawer {
+            full: true,
+            ..Drawer::default()
+        };
+        assert!(reason(&read(&wanted, &full, None, Missing::Make)).contains("No space left"));
+    }
+}
