@@ -192,6 +192,9 @@ impl Control {
             }
         }
         let mut state = peer.lock();
+        if replace && change.endpoint.is_none() {
+            state.endpoint = None;
+        }
         if let Some(address) = change.endpoint {
             let known = state.endpoint.filter(|endpoint| endpoint.address == address);
             state.endpoint = Some(known.unwrap_or(Endpoint { address, source: None }));
