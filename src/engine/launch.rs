@@ -152,9 +152,16 @@ pub fn start(options: &Options) -> Result<u32, EngineError> {
 }
 
 /// This program's file, also when it has been replaced by a newer one since it was started: then the old one.
+/// Without `/proc`, the path it was started by.
 pub(super) fn executable() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    Ok(if path.exists() { path } else { "/proc/self/exe".into() })
+    match std::env::current_exe() {
+        Ok(path) if path.exists() => Ok(path),
+        Ok(_) => Ok("/proc/self/exe".into()),
+        Err(error) => {
+            let started_by = std::env::args_os().next().map(PathBuf::from);
+            started_by.filter(|path| path.is_absolute()).ok_or(error)
+        }
+    }
 }
 
 /// The command line of an engine with these options.

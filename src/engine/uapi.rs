@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer unread.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long an evicted client's thread may take to end; it has nothing to wait for.
+const EVICTION: Duration = Duration::from_secs(1);
 /// Stack of a client's thread: parsing does not recurse, and buffers are on the heap.
 const STACK: usize = 128 << 10;
 
@@ -54,9 +56,22 @@ pub(super) trait Target: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Clients<T> {
     target: Arc<T>,
-    places: Arc<Mutex<VecDeque<Arc<UnixStream>>>>,
-    /// One clone for each thread.
-    threads: Arc<()>,
+    room: Arc<Room>,
+}
+
+/// Who is being served.
+#[derive(Debug, Default)]
+struct Room {
+    places: Mutex<Places>,
+    /// A thread ended.
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    /// Oldest first.
+    streams: VecDeque<Arc<UnixStream>>,
+    threads: usize,
 }
 
 impl<T: Target> Clients<T> {
@@ -64,8 +79,7 @@ impl<T: Target> Clients<T> {
     pub(super) fn new(target: T) -> Self {
         Self {
             target: Arc::new(target),
-            places: Arc::default(),
-            threads: Arc::default(),
+            room: Arc::default(),
         }
     }
 
@@ -74,27 +88,21 @@ impl<T: Target> Clients<T> {
         &self.target
     }
 
-    /// Serves one more client on a thread of its own; in need, the oldest client or this one is turned away.
+    /// Serves one more client on a thread of its own. In need, the oldest loses its place; then this waits
+    /// for it to leave, while others wait in the socket's queue.
     pub(super) fn admit(&self, stream: UnixStream) {
-        if self.threads() >= THREADS {
+        let stream = Arc::new(stream);
+        if !self.room.enter(&stream) {
             return warn!("a client was turned away: {THREADS} are being served");
         }
-        let stream = Arc::new(stream);
-        let mut places = lock(&self.places);
-        places.push_back(stream.clone());
-        if places.len() > CLIENTS {
-            if let Some(oldest) = places.pop_front() {
-                oldest.shutdown(Shutdown::Both).ok();
-            }
-        }
-        drop(places);
-        let (target, places, alive) = (self.target.clone(), self.places.clone(), self.threads.clone());
-        let served = stream.clone();
+        let guest = Guest {
+            room: self.room.clone(),
+            stream,
+        };
+        let target = self.target.clone();
         let serve = move || {
             // A client that went away or fell silent is no news.
-            serve(&served, &*target).ok();
-            lock(&places).retain(|place| !Arc::ptr_eq(place, &served));
-            drop(alive);
+            serve(&guest.stream, &*target).ok();
         };
         let started = thread::Builder::new()
             .name("uapi".into())
@@ -102,12 +110,43 @@ impl<T: Target> Clients<T> {
             .spawn(serve);
         if let Err(error) = started {
             warn!("a client was turned away: {error}");
-            lock(&self.places).retain(|place| !Arc::ptr_eq(place, &stream));
         }
     }
+}
 
-    fn threads(&self) -> usize {
-        Arc::strong_count(&self.threads) - 1
+impl Room {
+    fn enter(&self, stream: &Arc<UnixStream>) -> bool {
+        let mut places = lock(&self.places);
+        if places.streams.len() >= CLIENTS {
+            if let Some(oldest) = places.streams.pop_front() {
+                oldest.shutdown(Shutdown::Both).ok();
+            }
+        }
+        let waited = self
+            .left
+            .wait_timeout_while(places, EVICTION, |places| places.threads >= THREADS);
+        let (mut places, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return false;
+        }
+        places.streams.push_back(stream.clone());
+        places.threads += 1;
+        true
+    }
+}
+
+/// A client's place, given back when its thread ends.
+struct Guest {
+    room: Arc<Room>,
+    stream: Arc<UnixStream>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut places = lock(&self.room.places);
+        places.streams.retain(|place| !Arc::ptr_eq(place, &self.stream));
+        places.threads -= 1;
+        self.room.left.notify_one();
     }
 }
 
@@ -273,6 +312,6 @@ mod tests {
         assert_eq!(answer_to(&connect(&clients), "get=1\n\n"), ["errno=0"]);
         assert_eq!((&idle[0]).read(&mut [0; 1]).ok(), Some(0), "hung up on");
         assert_eq!(answer_to(&idle[1], "get=1\n\n"), ["errno=0"]);
-        assert!(lock(&clients.places).len() <= CLIENTS);
+        assert!(lock(&clients.room.places).streams.len() <= CLIENTS);
     }
 }
