@@ -6,10 +6,16 @@ mod dns;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod engine_port;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod interop;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod nftables;
+#[cfg(test)]
+mod uapi;
 #[cfg(test)]
 mod wireguard;

@@ -1,0 +1,116 @@
+//! Our engine beside others' implementations, in both directions: whoever speaks first makes the handshake.
+
+use super::{
+    harness::{Namespace, PATIENCE},
+    uapi::TUNNELD,
+};
+
+/// Installed by `tests/run` beside what cargo builds.
+const BORINGTUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/boringtun-cli");
+
+/// An implementation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `tunneld engine`.
+    Ours,
+    /// wireguard-go, from Debian.
+    Go,
+    /// boringtun-cli 0.7.1.
+    Boringtun,
+}
+
+/// What carries the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Underlay {
+    V4,
+    V6,
+}
+
+impl Kind {
+    fn start(self, namespace: &Namespace) {
+        match self {
+            Self::Ours => drop(namespace.run([TUNNELD, "engine", "wg0"])),
+            Self::Go => drop(namespace.run(["wireguard-go", "wg0"])),
+            Self::Boringtun => {
+                let words = [BORINGTUN, "wg0", "--disable-drop-privileges", "--verbosity", "error"];
+                let started = namespace.try_run(words);
+                let said = String::from_utf8_lossy(&started.stderr);
+                assert!(started.status.success(), "{BORINGTUN} (tests/run installs it): {said}");
+            }
+        }
+    }
+}
+
+/// Two namespaces with a tunnel between them, each other's peers at once: 10.9.0.1 and fd09::1 with the first
+/// implementation, 10.9.0.2 and fd09::2 with the second.
+pub(crate) fn tunnel(kinds: [Kind; 2], underlay: Underlay) -> [Namespace; 2] {
+    let namespaces = [Namespace::new(), Namespace::new()];
+    namespaces[0].link("eth0", &namespaces[1], "eth0");
+    let keys = namespaces.each_ref().map(|namespace| namespace.run(["wg", "genkey"]));
+    let preshared = namespaces[0].run(["wg", "genpsk"]);
+    for (index, (namespace, kind)) in namespaces.iter().zip(kinds).enumerate() {
+        let (own, other) = (index + 1, 2 - index);
+        namespace.ip(&format!("addr add 192.0.2.{own}/24 dev eth0"));
+        namespace.ip(&format!("addr add 2001:db8::{own}/64 dev eth0 nodad"));
+        kind.start(namespace);
+        let endpoint = match underlay {
+            Underlay::V4 => format!("192.0.2.{other}:51820"),
+            Underlay::V6 => format!("[2001:db8::{other}]:51820"),
+        };
+        let public = namespace.run(["sh", "-c", &format!("echo '{}' | wg pubkey", keys[1 - index].trim())]);
+        let configuration = format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = 51820\n[Peer]\nPublicKey = {}\nPresharedKey = {}\n\
+             Endpoint = {endpoint}\nAllowedIPs = 10.9.0.{other}/32, fd09::{other}/128\n",
+            keys[index].trim(),
+            public.trim(),
+            preshared.trim()
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), configuration).unwrap();
+        namespace.run(["wg", "setconf", "wg0", file.path().to_str().unwrap()]);
+        namespace.ip(&format!("addr add 10.9.0.{own}/24 dev wg0"));
+        namespace.ip(&format!("addr add fd09::{own}/64 dev wg0 nodad"));
+        namespace.ip("link set wg0 up mtu 1420");
+    }
+    namespaces
+}
+
+fn meet(other: Kind, underlay: Underlay) {
+    for kinds in [[Kind::Ours, other], [other, Kind::Ours]] {
+        let [first, second] = tunnel(kinds, underlay);
+        // The first speaks first; then each to each, large packets too.
+        for (from, address) in [
+            (&first, "10.9.0.2"),
+            (&second, "10.9.0.1"),
+            (&first, "fd09::2"),
+            (&second, "fd09::1"),
+        ] {
+            assert!(
+                from.pings(address.parse().unwrap(), PATIENCE),
+                "{kinds:?} on {underlay:?}: {address}"
+            );
+        }
+        let large = [
+            "ping", "-M", "do", "-s", "1392", "-c", "3", "-i", "0.2", "-w", "20", "10.9.0.2",
+        ];
+        first.run(large);
+    }
+}
+
+#[test]
+fn with_itself() {
+    meet(Kind::Ours, Underlay::V4);
+    meet(Kind::Ours, Underlay::V6);
+}
+
+#[test]
+fn with_wireguard_go() {
+    meet(Kind::Go, Underlay::V4);
+    meet(Kind::Go, Underlay::V6);
+}
+
+#[test]
+fn with_boringtun() {
+    meet(Kind::Boringtun, Underlay::V4);
+    meet(Kind::Boringtun, Underlay::V6);
+}
