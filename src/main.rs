@@ -1,3 +1,5 @@
 //! Arguments, logging, exit code: nothing else.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tunneld::cli::main()
+}
