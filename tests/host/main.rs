@@ -1,0 +1,3 @@
+//! Tests that need no namespace: the store and the control socket.
+
+mod control;
