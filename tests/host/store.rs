@@ -1,0 +1,399 @@
+//! The store under what happens to appliances: killed processes, damaged flash, full and read-only disks.
+//!
+//! The child processes are this test executable itself: a test whose name and arguments say what to do.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use tunneld::{
+    model::{
+        ledger::Ledger,
+        service::Submission,
+        status::Author,
+        types::{InterfaceName, PrivateKey, Secret},
+    },
+    store::{Checker, Opened, Store, StoreError, StoreErrorClass, check},
+};
+
+/// Runs one of the functions below in a child.
+fn child(job: &str, directory: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--nocapture", "--exact", "store::jobs_of_children"]);
+    command.arg(job).arg(directory).stdin(Stdio::null());
+    command
+}
+
+/// The children's side. Run as a test of its own, it finds that no job was named.
+#[test]
+fn jobs_of_children() {
+    let mut arguments = std::env::args().rev();
+    let (directory, job) = (PathBuf::from(arguments.next().unwrap()), arguments.next());
+    match job.as_deref() {
+        Some("write") => write_for_ever(&directory),
+        Some("check") => println!("\n{}", check(&directory)),
+        Some("hold") => {
+            let _store = Store::open(&directory, None).unwrap();
+            println!("\nholding");
+            let _ = std::io::stdout().flush();
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        _ => assert!(!directory.is_dir(), "{job:?} is no job"),
+    }
+}
+
+fn checker() -> Option<Checker> {
+    let program = std::env::current_exe().unwrap();
+    Some(Checker::new(
+        program,
+        &["--nocapture", "--exact", "store::jobs_of_children", "check"],
+    ))
+}
+
+fn open(directory: &Path) -> Result<(Store, Opened), StoreError> {
+    Store::open(directory, checker())
+}
+
+fn interface() -> InterfaceName {
+    "wg0".parse().unwrap()
+}
+
+fn key() -> PrivateKey {
+    PrivateKey::new(Secret::from_bytes([9; 32]))
+}
+
+/// A document that tells its number, of a size that varies from one record to many.
+fn document(number: u64) -> String {
+    format!("{number} ").repeat(1 + (number as usize * 997) % 9_000)
+}
+
+fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
+    let submission = Submission {
+        document: text,
+        comment: String::new(),
+    };
+    let revision = store.begin(&submission, &Author::default(), 1, &Ledger::default())?;
+    store.commit(revision.number, 2, &Ledger::default())?;
+    Ok(revision.number)
+}
+
+fn live_number(store: &Store) -> u64 {
+    store.live().map_or(0, |live| live.revision.number)
+}
+
+/// Acknowledges each revision on stdout as soon as the store did, until it is killed.
+fn write_for_ever(directory: &Path) {
+    let (store, _) = Store::open(directory, None).unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out).unwrap();
+    loop {
+        if let Some(pending) = store.pending() {
+            store
+                .fail(pending.revision.number, 1, "killed", &Ledger::default())
+                .unwrap();
+        }
+        let next = store
+            .revisions()
+            .unwrap()
+            .last()
+            .map_or(1, |kept| kept.revision.number + 1);
+        let number = apply(&store, document(next)).unwrap();
+        writeln!(out, "acknowledged {number}").unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn no_acknowledged_revision_is_lost_to_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0;
+    for round in 0..25 {
+        let mut writer = child("write", directory.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let mut take = |count: usize| {
+            let numbers = lines.by_ref().map_while(Result::ok);
+            let numbers = numbers.filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
+            numbers.take(count).last()
+        };
+        acknowledged = take(1 + round % 4).unwrap();
+        writer.kill().unwrap();
+        // What it had said before it died.
+        acknowledged = take(usize::MAX).unwrap_or(acknowledged);
+        writer.wait().unwrap();
+
+        let (store, opened) = open(directory.path()).unwrap();
+        assert_eq!(opened, Opened::Existing, "round {round}");
+        let live = store.live().unwrap();
+        assert!(live.revision.number >= acknowledged, "round {round}");
+        for kept in store.revisions().unwrap() {
+            let number = kept.revision.number;
+            assert!(store.revision(number).unwrap().document == document(number));
+        }
+    }
+    assert!(acknowledged >= 50, "{acknowledged}");
+}
+
+#[test]
+fn a_second_process_learns_the_first_ones_pid_and_a_dying_one_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut holder = child("hold", directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_line(&mut holder, "holding");
+    let error = open(directory.path()).map(drop).unwrap_err();
+    assert_eq!(error.class, StoreErrorClass::Locked);
+    assert!(error.reason.contains(&format!("process {} ", holder.id())), "{error}");
+    // It ends while the next one already waits.
+    let opening = std::thread::spawn({
+        let path = directory.path().to_owned();
+        move || open(&path).map(|(_, opened)| opened)
+    });
+    drop(holder.stdin.take());
+    assert_eq!(opening.join().unwrap().unwrap(), Opened::Existing);
+    assert!(holder.wait().unwrap().success());
+}
+
+fn wait_for_line(child: &mut Child, line: &str) {
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|found| found == line));
+}
+
+/// A store with three revisions and a key, closed.
+fn closed_store() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), None).unwrap();
+    store.keep_private_key(&interface(), &key()).unwrap();
+    for number in 1..=3 {
+        assert_eq!(apply(&store, document(number)).unwrap(), number);
+    }
+    directory
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Whatever was damaged: the live revision and the key are right, and the store takes the next revision.
+fn assert_right(directory: &Path, what: &str) -> Opened {
+    let (store, opened) = open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(live_number(&store), 3, "{what}: {opened}");
+    assert!(store.live().unwrap().document == document(3), "{what}");
+    assert_eq!(store.private_key(&interface()), Some(key()), "{what}");
+    for kept in store.revisions().unwrap() {
+        let number = kept.revision.number;
+        assert!(store.revision(number).unwrap().document == document(number), "{what}");
+    }
+    assert_eq!(apply(&store, "next".into()).unwrap(), 4, "{what}");
+    opened
+}
+
+/// The files of the database whose content matters.
+fn database_files(directory: &Path) -> Vec<PathBuf> {
+    let database = directory.join("database");
+    let files = fs::read_dir(database).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file()).collect()
+}
+
+#[test]
+fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
+    let original = closed_store();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut restored = 0;
+    let mut tried = 0;
+    for file in database_files(original.path()) {
+        let bytes = fs::read(&file).unwrap();
+        // Where there is something: most of a segment is empty.
+        let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        let step = (used.len() / 60).max(1);
+        for (turn, at) in used.iter().step_by(step).enumerate() {
+            let name = format!("{} byte {at}", file.file_name().unwrap().display());
+            let directory = scratch.path().join(format!("{tried}"));
+            copy(original.path(), &directory);
+            let mut damaged = bytes.clone();
+            damaged[*at] ^= 1 << (turn % 8);
+            let target = directory.join("database").join(file.file_name().unwrap());
+            fs::write(target, damaged).unwrap();
+            let opened = assert_right(&directory, &name);
+            restored += usize::from(matches!(opened, Opened::Restored { .. }));
+            fs::remove_dir_all(directory).unwrap();
+            tried += 1;
+        }
+    }
+    assert!(
+        tried > 60 && restored > tried / 4,
+        "{restored} of {tried} were restored"
+    );
+}
+
+#[test]
+fn no_truncated_file_gives_wrong_data_or_a_dead_daemon() {
+    let original = closed_store();
+    let scratch = tempfile::tempdir().unwrap();
+    for (index, file) in database_files(original.path()).iter().enumerate() {
+        let length = fs::metadata(file).unwrap().len();
+        for part in 0..12 {
+            let name = format!("{} cut at {part}/12", file.display());
+            let directory = scratch.path().join(format!("{index}-{part}"));
+            copy(original.path(), &directory);
+            let target = directory.join("database").join(file.file_name().unwrap());
+            let target = fs::File::options().write(true).open(target).unwrap();
+            target.set_len(length * part / 12).unwrap();
+            assert_right(&directory, &name);
+            fs::remove_dir_all(directory).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_page_of_zeros_is_found() {
+    let original = closed_store();
+    let scratch = tempfile::tempdir().unwrap();
+    let length = fs::metadata(original.path().join("database/db")).unwrap().len();
+    for page in (0..length / 4096).step_by(16) {
+        let directory = scratch.path().join(format!("{page}"));
+        copy(original.path(), &directory);
+        let mut file = fs::File::options()
+            .write(true)
+            .open(directory.join("database/db"))
+            .unwrap();
+        file.seek(SeekFrom::Start(page * 4096)).unwrap();
+        file.write_all(&[0; 4096]).unwrap();
+        assert_right(&directory, &format!("page {page}"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
+
+/// Runs `test` in a mount namespace with a tmpfs of so many KiB at the path it gets.
+fn with_small_disk(kibibytes: u64, test: impl FnOnce(&Path) + Send) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let size = format!("size={kibibytes}k");
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(size.as_str()),
+        )
+        .unwrap();
+        test(path);
+        umount2(path, MntFlags::MNT_DETACH).unwrap();
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+}
+
+/// Takes all the space that is left.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    while file.write_all(&[1]).is_ok() {}
+}
+
+#[test]
+fn a_full_disk_is_said_and_passes() {
+    with_small_disk(16 << 10, |disk| {
+        let directory = disk.join("state");
+        let (store, _) = open(&directory).unwrap();
+        store.keep_private_key(&interface(), &key()).unwrap();
+        apply(&store, document(1)).unwrap();
+        let filling = disk.join("filling");
+        fill(&filling);
+        let error = apply(&store, document(2)).unwrap_err();
+        assert_eq!(error.class, StoreErrorClass::Full, "{error}");
+        assert!(store.trouble().contains("free some space"), "{}", store.trouble());
+        assert_eq!(live_number(&store), 1);
+        assert!(store.revision(1).unwrap().document == document(1));
+        drop(store);
+
+        // A start on the full disk.
+        let (store, opened) = open(&directory).unwrap();
+        assert!(matches!(opened, Opened::Existing | Opened::Degraded(_)), "{opened}");
+        assert_eq!(live_number(&store), 1);
+        assert_eq!(store.private_key(&interface()), Some(key()));
+        assert_eq!(apply(&store, document(2)).unwrap_err().class, StoreErrorClass::Full);
+
+        fs::remove_file(filling).unwrap();
+        assert_eq!(apply(&store, document(2)).unwrap(), 2);
+        assert_eq!(store.trouble(), "");
+        drop(store);
+        assert_eq!(live_number(&open(&directory).unwrap().0), 2);
+    });
+}
+
+#[test]
+fn a_disk_that_never_has_room_is_full_from_the_start() {
+    with_small_disk(2 << 10, |disk| {
+        let error = open(&disk.join("state")).map(drop).unwrap_err();
+        assert_eq!(error.class, StoreErrorClass::Full, "{error}");
+        assert!(!disk.join("state/database").exists());
+    });
+}
+
+/// Makes the disk read-only, or writable again, for whoever opens it by its name from now on. It is a mount
+/// of its own: one that is still being written through cannot become read-only.
+fn set_read_only(disk: &Path, read_only: bool) {
+    let none = None::<&str>;
+    if !read_only {
+        umount2(disk, MntFlags::MNT_DETACH).unwrap();
+        return;
+    }
+    mount(Some(disk), disk, none, MsFlags::MS_BIND, none).unwrap();
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(none, disk, none, flags, none).unwrap();
+}
+
+#[test]
+fn a_read_only_disk_serves_the_export_and_recovers() {
+    with_small_disk(32 << 10, |disk| {
+        let directory = disk.join("state");
+        let (store, _) = open(&directory).unwrap();
+        store.keep_private_key(&interface(), &key()).unwrap();
+        apply(&store, document(1)).unwrap();
+        drop(store);
+        set_read_only(disk, true);
+        let (store, opened) = open(&directory).unwrap();
+        let Opened::Degraded(error) = opened else {
+            panic!("{opened}");
+        };
+        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
+        assert_eq!(live_number(&store), 1);
+        assert_eq!(store.private_key(&interface()), Some(key()));
+        let error = apply(&store, document(2)).unwrap_err();
+        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
+        set_read_only(disk, false);
+        assert_eq!(apply(&store, document(2)).unwrap(), 2);
+        assert_eq!(store.trouble(), "");
+        assert!(store.revision(1).unwrap().document == document(1));
+    });
+}
+
+#[test]
+fn a_read_only_disk_without_a_store_is_an_error() {
+    with_small_disk(8 << 10, |disk| {
+        set_read_only(disk, true);
+        let error = open(&disk.join("state")).map(drop).unwrap_err();
+        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
+    });
+}
