@@ -39,7 +39,25 @@ pub(super) struct Endpoint {
     /// The peer's address and port.
     pub(super) address: SocketAddr,
     /// Our address that the peer last addressed; `None` lets the kernel choose.
-    pub(super) source: Option<IpAddr>,
+    pub(super) source: Option<Source>,
+}
+
+/// One of our addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Source {
+    address: IpAddr,
+    /// Index of the interface it is on: for link-local addresses, which mean nothing without.
+    interface: u32,
+}
+
+impl Source {
+    fn new(address: IpAddr, interface: u32) -> Self {
+        let scoped = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        Self {
+            address,
+            interface: if scoped { interface } else { 0 },
+        }
+    }
 }
 
 /// Datagrams that arrived together from one sender, all of `stride` bytes but for the last.
@@ -174,7 +192,10 @@ impl Sockets {
             }
         };
         let source = match to.source {
-            Some(IpAddr::V4(address)) => {
+            Some(Source {
+                address: IpAddr::V4(address),
+                ..
+            }) => {
                 v4 = libc::in_pktinfo {
                     ipi_ifindex: 0,
                     ipi_spec_dst: libc::in_addr {
@@ -184,12 +205,15 @@ impl Sockets {
                 };
                 Some(ControlMessage::Ipv4PacketInfo(&v4))
             }
-            Some(IpAddr::V6(address)) => {
+            Some(Source {
+                address: IpAddr::V6(address),
+                interface,
+            }) => {
                 v6 = libc::in6_pktinfo {
                     ipi6_addr: libc::in6_addr {
                         s6_addr: address.octets(),
                     },
-                    ipi6_ifindex: 0,
+                    ipi6_ifindex: interface,
                 };
                 Some(ControlMessage::Ipv6PacketInfo(&v6))
             }
@@ -244,10 +268,11 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], control: &mut [
             ControlMessageOwned::Ipv6TClass(class) => received.ecn = (class & 3) as u8,
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 let address = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-                received.from.source = Some(address.into());
+                received.from.source = Some(Source::new(address.into(), 0));
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => {
-                received.from.source = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                received.from.source = Some(Source::new(address.into(), info.ipi6_ifindex));
             }
             _ => (),
         }

@@ -54,7 +54,14 @@ fn the_underlay_may_be_ipv6_and_link_local() {
         .expect("index");
     let mut endpoint: std::net::SocketAddrV6 = format!("[{address}]:51820").parse().unwrap();
     endpoint.set_scope_id(scope as u32);
-    let mut change = b.as_peer(None, &[]);
+    // Anew at both ends: until b hears from a it does not know where to send, and a cannot follow it elsewhere.
+    for (end, other) in [(&a, &b), (&b, &a)] {
+        let mut gone = other.as_peer(None, &[]);
+        gone.remove = true;
+        end.change_peer(gone);
+    }
+    b.change_peer(a.as_peer(None, &["fd09::1"]));
+    let mut change = b.as_peer(None, &["fd09::2"]);
     change.endpoint = Some(endpoint.into());
     a.change_peer(change);
     a.assert_pings("fd09::2");
