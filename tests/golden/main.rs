@@ -4,4 +4,6 @@ mod documents;
 #[cfg(test)]
 mod plan;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod scene;

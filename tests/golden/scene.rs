@@ -161,7 +161,8 @@ impl Scene {
         secrets
     }
 
-    fn line(&mut self, words: &[&str]) {
+    /// Carries out one line.
+    pub(crate) fn line(&mut self, words: &[&str]) {
         match words {
             ["apply", file] => self.apply(file),
             ["lacks", what] => self.lack(what),

@@ -57,6 +57,12 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
+    /// Whether all links of an observed route stay.
+    fn keeps(&self, route: &Route) -> bool {
+        let mut devices = route.nexthops.iter().filter_map(|nexthop| nexthop.device.as_ref());
+        devices.all(|device| !self.links.goes(device))
+    }
+
     /// Whether the kernel drops an observed route on the way.
     fn loses(&self, key: &RouteKey, route: &Route) -> bool {
         let stripped = |device| !key.prefix.is_ipv6() && self.stripped.contains(device);
@@ -88,14 +94,17 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, surroundings: &Surrou
     let (wanted, carriers) = feasible(desired, observed, surroundings, &there, draft);
 
     let mut gone: Vec<_> = there.iter().filter(|(key, _)| !wanted.contains_key(key)).collect();
-    gone.sort_by_key(|(key, _)| (key.prefix.length(), Reverse(key.metric)));
+    gone.sort_by_key(|(key, _)| Reverse((tables.rank(key), Reverse(key.prefix.length()), key.metric)));
     for (key, route) in gone {
         let (key, route) = (*key, route.clone());
         draft.add(tables.removal(&key), Operation::DeleteRoute { key, route });
     }
     let mut wanted: Vec<_> = wanted.into_iter().collect();
     // A route that makes another's gateway reachable comes before it, whatever their lengths.
-    wanted.sort_by_key(|(key, _)| (!carriers.contains(key), Reverse(key.prefix.length()), key.metric));
+    wanted.sort_by_key(|(key, _)| {
+        let carrier = carriers.contains(key);
+        (!carrier, tables.rank(key), Reverse(key.prefix.length()), key.metric)
+    });
     for (key, route) in wanted {
         let operation = match there.get(&key) {
             Some(has) if same(&route, has) => continue,
@@ -133,8 +142,11 @@ fn feasible(
             draft.conflict(Object::Route(*key), reason);
             continue;
         }
-        // What the kernel has taken already needs no judgement of ours.
-        if there.get(key).is_some_and(|has| same(route, has)) {
+        // What the kernel has taken already needs no judgement of ours, unless its link goes.
+        if there
+            .get(key)
+            .is_some_and(|has| same(route, has) && surroundings.keeps(has))
+        {
             wanted.insert(*key, route.clone());
             continue;
         }
@@ -244,25 +256,50 @@ fn guard_connected(
     }
 }
 
-/// Which tables rules ask, before and after.
+/// Which tables rules ask, before and after, and when.
 #[derive(Debug)]
 struct Tables {
     before: BTreeSet<TableId>,
     after: BTreeSet<TableId>,
+    ranks: BTreeMap<TableId, u32>,
 }
 
 impl Tables {
+    /// When the kernel's own rules ask the main table.
+    const MAIN: u32 = 32_766;
+
     fn new(desired: &Desired, observed: &Observed) -> Self {
-        let asked = |rule: &Rule| match rule.action {
-            // Whatever our rules say, the kernel's own ask these.
-            Action::Lookup(TableId::MAIN | TableId::DEFAULT | TableId::LOCAL) | Action::Verdict(_) => None,
-            Action::Lookup(table) => Some(table),
-        };
         let ours = observed.rules.iter().filter(|(_, count)| count.ours > 0);
-        Self {
-            before: ours.filter_map(|(rule, _)| asked(rule)).collect(),
-            after: desired.rules.iter().filter_map(asked).collect(),
+        let ours: Vec<&Rule> = ours.map(|(rule, _)| rule).collect();
+        // Whatever our rules say, the kernel's own ask these.
+        let kernels = |table: &TableId| [TableId::MAIN, TableId::DEFAULT, TableId::LOCAL].contains(table);
+        let mut ranks = BTreeMap::from([(TableId::MAIN, Self::MAIN)]);
+        for rule in ours.iter().copied().chain(&desired.rules) {
+            if let Some(table) = asked(rule) {
+                let rank = ranks.entry(table).or_insert(rule.priority);
+                *rank = rule.priority.min(*rank);
+            }
         }
+        Self {
+            before: ours
+                .into_iter()
+                .filter_map(asked)
+                .filter(|table| !kernels(table))
+                .collect(),
+            after: desired
+                .rules
+                .iter()
+                .filter_map(asked)
+                .filter(|table| !kernels(table))
+                .collect(),
+            ranks,
+        }
+    }
+
+    /// How early a route's table is asked: what one table does not know the next is asked for, so that
+    /// tables are like longer and shorter prefixes to each other.
+    fn rank(&self, key: &RouteKey) -> u32 {
+        self.ranks.get(&key.table).copied().unwrap_or(u32::MAX)
     }
 
     fn ceases(&self, table: TableId) -> bool {
@@ -287,5 +324,12 @@ impl Tables {
         } else {
             Step::Unroute
         }
+    }
+}
+
+fn asked(rule: &Rule) -> Option<TableId> {
+    match rule.action {
+        Action::Lookup(table) => Some(table),
+        Action::Verdict(_) => None,
     }
 }

@@ -120,7 +120,7 @@ pub(super) fn addresses(
     for address in leaving.iter().copied().cloned() {
         let early = early.contains(&address);
         let step = if early { Step::MakeRoom } else { Step::Unaddress };
-        if !early && has_secondaries(&address, desired, observed, leaving) && promoting.insert(address.device.clone()) {
+        if has_secondaries(&address, desired, observed) && promoting.insert(address.device.clone()) {
             let sysctl = Sysctl::ipv4(&address.device, "promote_secondaries");
             let value = "1".into();
             draft.add(step, Operation::SetSysctl { sysctl, value });
@@ -129,21 +129,14 @@ pub(super) fn addresses(
     }
 }
 
-/// Whether another IPv4 address of the same network stays: the kernel would delete it together with the
-/// first one (`__inet_del_ifa()`) if it were not told to promote it.
-fn has_secondaries(gone: &Address, desired: &Desired, observed: &Observed, leaving: &BTreeSet<&Address>) -> bool {
-    let secondary = |entry: &&Address| {
-        entry.device == gone.device && entry.address.prefix() == gone.address.prefix() && *entry != gone
+/// Whether there is another IPv4 address of the same network, which may be secondary to this one: the kernel
+/// would delete it together with the first (`__inet_del_ifa()`) if it were not told to promote it.
+fn has_secondaries(gone: &Address, desired: &Desired, observed: &Observed) -> bool {
+    let others = desired.addresses.iter().chain(observed.addresses.keys());
+    let secondary = |entry: &Address| {
+        entry.device == gone.device && entry.address.prefix() == gone.address.prefix() && entry != gone
     };
-    let IpAddr::V4(_) = gone.address.address() else {
-        return false;
-    };
-    desired.addresses.iter().any(|entry| secondary(&entry))
-        || observed
-            .addresses
-            .keys()
-            .filter(secondary)
-            .any(|entry| !leaving.contains(entry))
+    !gone.address.address().is_ipv6() && { others }.any(secondary)
 }
 
 fn missing_link(name: &InterfaceName, observed: &Observed) -> String {

@@ -4,7 +4,7 @@
 //!
 //! - *Build, then move, then tear down.* What the new state needs exists before anything is sent there, and
 //!   what the old state needed goes when nothing is sent there any more.
-//! - *Routes are added in the order in which a lookup prefers them* (longest prefix, then lowest metric) and
+//! - *Routes are added in the order in which a lookup prefers them* (table, longest prefix, lowest metric) and
 //!   deleted in the reverse order. If a lookup meets a new route, every new route that it would prefer is
 //!   there already, so the answer is that of the new state; if it meets an old one, every old route that it
 //!   would prefer is there still, so the answer is that of the old state. There is no third answer. The same

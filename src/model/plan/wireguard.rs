@@ -44,6 +44,11 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>, 
         let nothing = Device::default();
         let has = observed.wireguard.get(name).filter(|_| !empty).unwrap_or(&nothing);
         let mut change = device(name, tunnel, has, inputs, draft);
+        // Any port is right where none is asked for, but for one that another tunnel asks for.
+        let asked = |(_, other): (_, &WireGuard)| other.listen_port == Some(has.listen_port);
+        if has.listen_port != 0 && tunnel.listen_port.is_none() && desired.wireguard.iter().any(asked) {
+            change.listen_port = Some(0);
+        }
         if let Some(mark) = change.fwmark.filter(|_| has.fwmark.is_set()) {
             change.fwmark = None;
             // Rules lead marked packets around the tunnel: without one they would go into it again.
@@ -55,7 +60,12 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>, 
             draft.add(step, operation(name, backend, mark));
         }
         if !change.is_empty() {
-            pending.push((name, backend, has.listen_port, change));
+            pending.push(Pending {
+                name,
+                backend,
+                port: has.listen_port,
+                change,
+            });
         }
     }
     in_port_order(pending, draft);
@@ -69,36 +79,38 @@ fn operation(name: &InterfaceName, backend: Backend, change: DeviceChange) -> Op
     }
 }
 
-/// Orders changes so that a UDP port is free before somebody else binds it; two devices that swap ports
-/// need a third one in between, which the device chooses itself.
-fn in_port_order(mut pending: Vec<(&InterfaceName, Backend, u16, DeviceChange)>, draft: &mut Draft) {
+/// A change to a device, with what has to be known to find its turn.
+struct Pending<'a> {
+    name: &'a InterfaceName,
+    backend: Backend,
+    /// The port it has now; 0 if nobody can be in its way.
+    port: u16,
+    change: DeviceChange,
+}
+
+/// Orders changes so that a UDP port is free before somebody else binds it. Where each waits for another,
+/// one lets its port go first and takes any, which the device chooses itself.
+fn in_port_order(mut pending: Vec<Pending<'_>>, draft: &mut Draft) {
+    // Who has the port that the change at `index` asks for, and will leave it.
+    let holder = |pending: &[Pending<'_>], index: usize| {
+        let wanted = pending.get(index)?.change.listen_port.filter(|port| *port != 0)?;
+        let leaves =
+            |(other, it): (usize, &Pending<'_>)| other != index && it.port == wanted && it.change.listen_port.is_some();
+        pending.iter().enumerate().position(leaves)
+    };
     while !pending.is_empty() {
-        let holds = |port: Option<u16>, but: usize| {
-            let moves = |index: usize, has: u16, change: &DeviceChange| {
-                index != but && Some(has) == port && change.listen_port.is_some()
-            };
-            pending
-                .iter()
-                .enumerate()
-                .position(|(index, (_, _, has, change))| moves(index, *has, change))
-        };
-        let free = pending.iter().enumerate().position(|(index, (.., change))| {
-            change.listen_port.is_none() || holds(change.listen_port, index).is_none()
-        });
-        let Some(index) = free else {
-            let Some((name, backend, has, _)) = pending.first_mut() else {
-                return;
-            };
-            *has = 0;
+        let free = (0..pending.len()).find(|index| holder(&pending, *index).is_none());
+        if let Some(index) = free {
+            let turn = pending.remove(index);
+            draft.add(Step::Configure, operation(turn.name, turn.backend, turn.change));
+        } else if let Some(it) = holder(&pending, 0).and_then(|index| pending.get_mut(index)) {
+            it.port = 0;
             let release = DeviceChange {
                 listen_port: Some(0),
                 ..DeviceChange::default()
             };
-            draft.add(Step::Configure, operation(name, *backend, release));
-            continue;
-        };
-        let (name, backend, _, change) = pending.remove(index);
-        draft.add(Step::Configure, operation(name, backend, change));
+            draft.add(Step::Configure, operation(it.name, it.backend, release));
+        }
     }
 }
 
