@@ -162,8 +162,9 @@ fn generated(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<
 /// As the kernel keeps it (`curve25519_clamp_secret`), so that what is read back equals what was written.
 fn clamped(secret: &Secret) -> Secret {
     let mut bytes = Zeroizing::new(*secret.expose());
-    bytes[0] &= 248;
-    bytes[31] = (bytes[31] & 127) | 64;
+    let [first, .., last] = &mut *bytes;
+    *first &= 248;
+    *last = (*last & 127) | 64;
     Secret::from_bytes(*bytes)
 }
 

@@ -59,7 +59,7 @@ impl World {
                 Some(Owner::Engines(run)) => (run, &mut *self.engines),
                 Some(Owner::Kernel(run)) => (run, &mut *self.kernel),
                 None => {
-                    let failure = rest.first().map(|operation| nobody(operation));
+                    let failure = rest.first().map(nobody);
                     return Applied { done, failure };
                 }
             };
@@ -145,11 +145,13 @@ mod tests {
         types::{Mtu, TableId},
     };
 
+    type Runs = Arc<Mutex<Vec<(Backend, usize)>>>;
+
     /// Accepts one backend, notes the sizes of runs, fails or hangs when asked.
     #[derive(Clone)]
     struct Recorder {
         backend: Backend,
-        runs: Arc<Mutex<Vec<(Backend, usize)>>>,
+        runs: Runs,
         hangs: bool,
     }
 
@@ -193,8 +195,8 @@ mod tests {
         }
     }
 
-    fn world(hangs: bool) -> (World, Arc<Mutex<Vec<(Backend, usize)>>>) {
-        let runs = Arc::default();
+    fn world(hangs: bool) -> (World, Runs) {
+        let runs = Runs::default();
         let port = |backend| Recorder {
             backend,
             runs: Arc::clone(&runs),

@@ -33,6 +33,8 @@ pub struct Facts {
     pub store: StoreStatus,
     /// Versions of the engines.
     pub engines: BTreeMap<InterfaceName, String>,
+    /// What bounded queues dropped.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Seconds since 1970.
@@ -66,10 +68,10 @@ pub fn status(machine: &Machine, facts: Facts, now: SystemTime) -> Status {
         conflicts: conflicts(plan),
         routes: routes(observed),
         repairs: machine.repairs().by_kind.clone(),
+        dropped: facts.dropped,
         store,
         observed: world.map(|(_, when)| seconds(when.wall)),
         capabilities: capabilities(observed),
-        ..Status::default()
     }
 }
 

@@ -1,1 +1,0 @@
-//! The long-running process around an assembly.

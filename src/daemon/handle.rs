@@ -1,0 +1,246 @@
+//! What the daemon can be asked: the [`Service`] in front of the main loop.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::world_task::Command;
+use crate::{
+    assembly::secrets::{self, Missing},
+    model::{
+        check,
+        desired::Desired,
+        observed::{Observed, Scope},
+        plan::{Plan, Secrets},
+        ports::Backend,
+        report,
+        service::{Failure, FailureKind, Service, StoredDocument, Submission},
+        status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Status, StoreStatus},
+        types::InterfaceName,
+    },
+    store::{Store, StoreError, StoreErrorClass},
+};
+
+/// Room for requests to the main loop.
+pub(super) const REQUESTS: usize = 32;
+
+/// Plans that are made at the same time.
+const PLANS: usize = 2;
+
+/// How long a status waits for a fresh reading before it shows the last one.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Something for the main loop.
+pub(super) enum Request {
+    /// Apply a document.
+    Apply(Box<Apply>),
+    /// What has to be read for a plan.
+    Scope(Box<Desired>, oneshot::Sender<Result<Scope, Failure>>),
+    /// A plan against what was read.
+    Plan(Box<(Desired, Observed, Secrets)>, oneshot::Sender<Plan>),
+    /// Read the world, if the last reading is old.
+    Refresh(oneshot::Sender<()>),
+    /// The status.
+    Status(Box<StoreStatus>, oneshot::Sender<Status>),
+    /// Read key files again.
+    Reload,
+}
+
+/// A document to apply.
+pub(super) struct Apply {
+    /// As it was handed in.
+    pub(super) submission: Submission,
+    /// What it means.
+    pub(super) desired: Desired,
+    /// What will work but not as intended.
+    pub(super) warnings: Vec<Finding>,
+    /// Who asked.
+    pub(super) author: Author,
+    /// Where the answer goes.
+    pub(super) reply: oneshot::Sender<Result<ApplyReport, Failure>>,
+}
+
+/// The daemon's front.
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    commands: mpsc::Sender<Command>,
+    store: Arc<Store>,
+    credentials: Option<PathBuf>,
+    plans: Semaphore,
+}
+
+impl Handle {
+    pub(super) fn new(
+        requests: mpsc::Sender<Request>,
+        commands: mpsc::Sender<Command>,
+        store: Arc<Store>,
+        credentials: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            requests,
+            commands,
+            store,
+            credentials,
+            plans: Semaphore::new(PLANS),
+        }
+    }
+
+    /// Reads key files again, and looks whether everything is in place.
+    pub async fn reload(&self) {
+        self.requests.send(Request::Reload).await.ok();
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+
+    /// Asks the store, away from the asynchronous threads.
+    async fn stored<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> T + Send + 'static) -> Result<T, Failure> {
+        let store = Arc::clone(&self.store);
+        blocking(move || ask(&store)).await
+    }
+
+    async fn preview(&self, desired: Desired) -> Result<(Plan, Secrets), Failure> {
+        // Never closed.
+        let _turn = self.plans.acquire().await.ok();
+        let scope = self
+            .ask(|reply| Request::Scope(Box::new(desired.clone()), reply))
+            .await??;
+        let observed = self.command(|reply| Command::Preview(scope, reply)).await?;
+        let observed = observed.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
+        let credentials = self.credentials.clone();
+        let wanted = desired.clone();
+        let secrets = self
+            .stored(move |store| secrets::read(&wanted, store, credentials.as_deref(), Missing::Pretend))
+            .await?;
+        let input = Box::new((desired, observed, secrets.clone()));
+        let plan = self.ask(|reply| Request::Plan(input, reply)).await?;
+        Ok((plan, secrets))
+    }
+}
+
+#[async_trait]
+impl Service for Handle {
+    async fn status(&self) -> Result<Status, Failure> {
+        timeout(FRESH, self.ask(Request::Refresh)).await.ok();
+        let store = self
+            .stored(|store| StoreStatus {
+                bytes: store.size(),
+                flush_seconds: store.last_flush().as_secs_f64(),
+                trouble: store.trouble(),
+            })
+            .await?;
+        self.ask(|reply| Request::Status(Box::new(store), reply)).await
+    }
+
+    async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
+        let (_, desired, warnings) = validate(submission).await?;
+        let (plan, secrets) = self.preview(desired).await?;
+        Ok(report::plan(&plan, &secrets, warnings))
+    }
+
+    async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
+        let (submission, desired, warnings) = validate(submission).await?;
+        self.ask(|reply| {
+            Request::Apply(Box::new(Apply {
+                submission,
+                desired,
+                warnings,
+                author,
+                reply,
+            }))
+        })
+        .await?
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
+        self.stored(move |store| store.history(limit))
+            .await?
+            .map_err(|error| failure(&error))
+    }
+
+    async fn show(&self, revision: Option<u64>) -> Result<StoredDocument, Failure> {
+        self.stored(move |store| match revision {
+            Some(number) => store.revision(number).map_err(|error| failure(&error)),
+            None => store
+                .live()
+                .ok_or_else(|| Failure::new(FailureKind::NotFound, "no document was ever applied")),
+        })
+        .await?
+    }
+
+    async fn replace_engine(&self, tunnel: Option<InterfaceName>) -> Result<Vec<InterfaceName>, Failure> {
+        let status = self.status().await?;
+        let engines = status.tunnels.into_iter();
+        let mut names: Vec<_> = engines
+            .filter(|tunnel| tunnel.backend == Some(Backend::Userspace))
+            .map(|tunnel| tunnel.name)
+            .collect();
+        if let Some(wanted) = tunnel {
+            names.retain(|name| *name == wanted);
+            if names.is_empty() {
+                let message = format!("no engine of ours carries {wanted}; 'tunneld status' shows who does");
+                return Err(Failure::new(FailureKind::NotFound, message));
+            }
+        }
+        for name in &names {
+            let replaced = self
+                .command(|reply| Command::ReplaceEngine(name.clone(), reply))
+                .await?;
+            replaced.map_err(|reason| Failure::new(FailureKind::Internal, reason))?;
+        }
+        Ok(names)
+    }
+}
+
+async fn validate(submission: Submission) -> Result<(Submission, Desired, Vec<Finding>), Failure> {
+    let (submission, result) = blocking(move || {
+        let result = check::validate(&submission.document);
+        (submission, result)
+    })
+    .await?;
+    match result {
+        Ok((_, desired, warnings)) => Ok((submission, desired, warnings.into_iter().map(Finding::from).collect())),
+        Err(errors) => {
+            let count = errors.len();
+            let message = match count {
+                1 => "the document has an error".to_owned(),
+                _ => format!("the document has {count} errors"),
+            };
+            Err(Failure {
+                findings: errors.into_iter().map(Finding::from).collect(),
+                ..Failure::new(FailureKind::Document, message)
+            })
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
+}
+
+fn failure(error: &StoreError) -> Failure {
+    let kind = match error.class {
+        StoreErrorClass::NotFound => FailureKind::NotFound,
+        _ => FailureKind::Store,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+fn ending() -> Failure {
+    Failure::new(FailureKind::Unreachable, "the daemon is about to end")
+}

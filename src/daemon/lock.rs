@@ -1,0 +1,65 @@
+//! One daemon per runtime directory: a locked file that names its holder.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, Write},
+    path::Path,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Name of the file.
+const FILE: &str = "tunneld.pid";
+
+/// Takes the lock; it ends with the process, however that ends.
+///
+/// # Errors
+/// One line with the pid of the daemon that has it, or what the system says.
+pub(super) fn acquire(directory: &Path) -> Result<File, String> {
+    let path = directory.join(FILE);
+    let failed = |verb: &str, error: std::io::Error| format!("{verb} {}: {error}", path.display());
+    fs::create_dir_all(directory).map_err(|error| failed("make the directory of", error))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| failed("open", error))?;
+    if let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if errno != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed("lock", errno.into()));
+        }
+        let mut holder = String::new();
+        file.take(16).read_to_string(&mut holder).ok();
+        let holder = holder.trim();
+        return Err(format!(
+            "another tunneld runs already, as process {holder}; stop it first, or use another runtime directory"
+        ));
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(|error| failed("write", error))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_one_learns_the_pid_of_the_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = acquire(directory.path()).unwrap();
+        let refusal = acquire(directory.path()).unwrap_err();
+        assert!(
+            refusal.contains(&format!("process {};", std::process::id())),
+            "{refusal}"
+        );
+        drop(first);
+        acquire(directory.path()).unwrap();
+    }
+}

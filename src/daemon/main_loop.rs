@@ -1,0 +1,389 @@
+//! The task around the machine: it turns what happens into events, and has effects carried out by others.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{
+    handle::{Apply, Request},
+    metrics_server::Target,
+    notes::{self, Repaired},
+    service_manager::{self, ServiceManager},
+    store_task::Job,
+    world_task::Command,
+};
+use crate::{
+    assembly::{
+        Announcements, Resolve,
+        secrets::{self, Missing},
+    },
+    health::clock,
+    logging,
+    metrics::Instruments,
+    model::{
+        observed::Observed,
+        ports::ObserveError,
+        reconcile::{self, Done, Effect, Event, Live, Machine, Now, Ticket, Write},
+        report::{self, Facts, seconds},
+        service::{Failure, FailureKind},
+        status::{ApplyReport, Finding, State, Status, StoreStatus},
+        types::{HostName, InterfaceName},
+    },
+    store::Store,
+};
+
+/// Room for messages from the tasks around; a task that finds none waits.
+pub(super) const MESSAGES: usize = 64;
+
+/// Names that are asked for at the same time.
+const QUESTIONS: usize = 16;
+
+/// A reading that is not older is fresh enough for a status.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Statuses that wait for a reading; beyond that the last one is shown.
+const REFRESHES: usize = 64;
+
+/// From the tasks around.
+pub(super) enum Message {
+    /// For the machine.
+    Event(Event),
+    /// A reading, with the versions of the engines that answered.
+    Observed(Result<Box<Observed>, ObserveError>, BTreeMap<InterfaceName, String>),
+}
+
+/// What is around the machine.
+pub(super) struct Around {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) resolver: Arc<dyn Resolve>,
+    pub(super) store: Arc<Store>,
+    pub(super) credentials: Option<PathBuf>,
+    pub(super) instruments: Instruments,
+    pub(super) target: watch::Sender<Target>,
+    pub(super) metrics: Option<std::net::SocketAddr>,
+}
+
+/// The task.
+pub(super) struct MainLoop {
+    machine: Machine,
+    around: Around,
+    began: (Instant, SystemTime),
+    /// The text of the document in force.
+    document: Option<String>,
+    applies: BTreeMap<Ticket, Apply>,
+    last_ticket: Ticket,
+    refreshes: Vec<oneshot::Sender<()>>,
+    engines: BTreeMap<InterfaceName, String>,
+    questions: Arc<Semaphore>,
+    manager: ServiceManager,
+    overruns: u64,
+    history_dropped: u64,
+}
+
+impl MainLoop {
+    pub(super) fn new(around: Around) -> Self {
+        Self {
+            machine: Machine::default(),
+            around,
+            began: (Instant::now(), SystemTime::now()),
+            document: None,
+            applies: BTreeMap::new(),
+            last_ticket: 0,
+            refreshes: Vec::new(),
+            engines: BTreeMap::new(),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            manager: ServiceManager::default(),
+            overruns: 0,
+            history_dropped: 0,
+        }
+    }
+
+    /// Turns until it is told to stop, or nobody can ask any more.
+    pub(super) async fn run(
+        mut self,
+        live: Option<(Live, String)>,
+        mut requests: mpsc::Receiver<Request>,
+        mut messages: mpsc::Receiver<Message>,
+        mut announcements: Box<dyn Announcements>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
+        self.start(live);
+        let mut clock = interval_at(Instant::now() + clock::STORE_INTERVAL, clock::STORE_INTERVAL);
+        let watchdog = service_manager::watchdog();
+        let mut alive = interval_at(Instant::now(), watchdog.unwrap_or(clock::STORE_INTERVAL));
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.machine.deadline().map(|deadline| self.began.0 + deadline);
+            let due = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = &mut stop => return,
+                Some(message) = messages.recv() => self.message(message),
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => return,
+                },
+                announced = announcements.next() => {
+                    if announced.overrun {
+                        self.overruns += 1;
+                        self.around.instruments.overrun();
+                    }
+                    self.event(Event::Announced { foreign: announced.foreign });
+                }
+                () = due => self.event(Event::Tick),
+                _ = clock.tick() => self.job(Job::Clock(SystemTime::now())),
+                _ = alive.tick() => if watchdog.is_some() {
+                    service_manager::alive();
+                },
+            }
+        }
+    }
+
+    fn start(&mut self, live: Option<(Live, String)>) {
+        let store = &self.around.store;
+        let (live, document) = live.unzip();
+        let event = Event::Started {
+            interrupted: store.pending().is_some(),
+            ledger: store.ledger(),
+            live: live.map(Box::new),
+        };
+        self.document = document;
+        self.job(Job::Clock(SystemTime::now()));
+        self.event(event);
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            monotonic: self.began.0.elapsed(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.event(event),
+            Message::Observed(observed, engines) => {
+                self.engines = engines;
+                self.manager.ready();
+                self.event(Event::Observed(observed));
+                for refresh in self.refreshes.drain(..) {
+                    refresh.send(()).ok();
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Apply(apply) => self.apply(*apply),
+            Request::Scope(desired, reply) => {
+                reply.send(self.scope(&desired)).ok();
+            }
+            Request::Plan(input, reply) => {
+                let (desired, observed, secrets) = &*input;
+                let plan = self.machine.plan_for(desired, observed, secrets, SystemTime::now());
+                reply.send(plan).ok();
+            }
+            Request::Refresh(reply) => self.refresh(reply),
+            Request::Status(store, reply) => {
+                reply.send(self.status(*store)).ok();
+            }
+            Request::Reload => self.event(Event::Reload),
+        }
+    }
+
+    fn apply(&mut self, apply: Apply) {
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        let author = &apply.author;
+        let user = author.user.clone().unwrap_or_else(|| format!("uid {}", author.uid));
+        let process = author.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        let live = self.machine.live();
+        let same = self.document.as_ref() == Some(&apply.submission.document)
+            && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
+        let submission = reconcile::Submission {
+            ticket,
+            desired: apply.desired.clone(),
+            holder: format!("{user}{process}"),
+            same,
+        };
+        self.applies.insert(ticket, apply);
+        self.event(Event::Submitted(Box::new(submission)));
+    }
+
+    fn scope(&self, desired: &crate::model::desired::Desired) -> Result<crate::model::observed::Scope, Failure> {
+        match self.machine.busy() {
+            None => Ok(self.machine.scope_with(desired)),
+            Some((holder, _)) => {
+                let message = format!("{holder} is applying a document; try again when that has ended");
+                Err(Failure::new(FailureKind::Busy, message))
+            }
+        }
+    }
+
+    fn refresh(&mut self, reply: oneshot::Sender<()>) {
+        let now = self.now();
+        let last = self.machine.world().map(|(_, when)| when.monotonic);
+        let fresh = last.is_some_and(|last| now.monotonic.saturating_sub(last) < FRESH);
+        let blind = matches!(self.machine.state(), State::Blind(_));
+        if fresh || blind || self.machine.busy().is_some() || self.refreshes.len() >= REFRESHES {
+            reply.send(()).ok();
+            return;
+        }
+        self.refreshes.push(reply);
+        self.event(Event::Refresh);
+    }
+
+    fn status(&self, store: StoreStatus) -> Status {
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: seconds(self.began.1),
+            store,
+            engines: self.engines.clone(),
+            dropped: [
+                ("log".to_owned(), logging::dropped()),
+                ("announcements".to_owned(), self.overruns),
+                ("history".to_owned(), self.history_dropped),
+            ]
+            .into(),
+        };
+        report::status(&self.machine, facts, SystemTime::now())
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.machine.handle(event, self.now());
+        let mut repaired = Repaired::default();
+        for effect in effects {
+            self.carry_out(effect, &mut repaired);
+        }
+        let revision = self.machine.live().and_then(|live| live.revision.as_ref());
+        if let Some(entry) = repaired.entry(revision.map(|revision| revision.number), SystemTime::now()) {
+            self.job(Job::History(entry));
+        }
+        self.manager.state(self.machine.state());
+        self.retarget();
+    }
+
+    fn carry_out(&mut self, effect: Effect, repaired: &mut Repaired) {
+        match effect {
+            Effect::ReadSecrets(desired) => {
+                let (store, credentials) = (Arc::clone(&self.around.store), self.around.credentials.clone());
+                let messages = self.around.messages.clone();
+                spawn_blocking(move || {
+                    let secrets = secrets::read(&desired, &*store, credentials.as_deref(), Missing::Make);
+                    messages.blocking_send(Message::Event(Event::SecretsRead(secrets))).ok();
+                });
+            }
+            Effect::Observe(scope) => self.command(Command::Observe(scope)),
+            Effect::Execute(operations) => self.command(Command::Execute(operations)),
+            Effect::Store(write) => {
+                let submission = match &write {
+                    Write::Begin(ticket, _) => self.applies.get(ticket),
+                    _ => None,
+                };
+                let submission = submission.map(|apply| (apply.submission.clone(), apply.author.clone()));
+                self.job(Job::Write(write, submission));
+            }
+            Effect::Resolve(name) => self.resolve(name),
+            Effect::Reply(ticket, result) => self.reply(ticket, result),
+            Effect::Note(note) => notes::log(&note, repaired),
+        }
+    }
+
+    /// For the ports. The machine has one step under way, so that there is room unless plans and engines
+    /// take all of it; then it waits its turn beside the loop.
+    fn command(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.around.commands.try_send(command) {
+            let commands = self.around.commands.clone();
+            tokio::spawn(async move { commands.send(command).await.ok() });
+        }
+    }
+
+    fn job(&mut self, job: Job) {
+        match self.around.jobs.try_send(job) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(job @ Job::Write(..))) => {
+                let jobs = self.around.jobs.clone();
+                tokio::spawn(async move { jobs.send(job).await.ok() });
+            }
+            Err(mpsc::error::TrySendError::Full(Job::History(_) | Job::Clock(_))) => self.history_dropped += 1,
+        }
+    }
+
+    fn resolve(&self, name: HostName) {
+        let (resolver, messages) = (Arc::clone(&self.around.resolver), self.around.messages.clone());
+        let turns = Arc::clone(&self.questions);
+        tokio::spawn(async move {
+            // Never closed.
+            let _turn = turns.acquire().await.ok();
+            let answer = resolver.resolve(&name).await;
+            messages.send(Message::Event(Event::Resolved(name, answer))).await.ok();
+        });
+    }
+
+    fn reply(&mut self, ticket: Ticket, result: Result<Box<Done>, Failure>) {
+        let Some(apply) = self.applies.remove(&ticket) else {
+            return;
+        };
+        let answer = result.and_then(|done| self.applied(*done, apply.submission.document, apply.warnings));
+        match &answer {
+            Ok(report) => tracing::info!(revision = report.revision.number, "a document was applied"),
+            Err(failure) => tracing::warn!("a document was not applied: {failure}"),
+        }
+        let seconds = answer.as_ref().map(|report| report.seconds).unwrap_or_default();
+        let outcome = match answer.as_ref().map_err(|failure| failure.kind) {
+            Ok(_) => Some("applied"),
+            Err(FailureKind::Busy) => None,
+            Err(FailureKind::NotRestored) => Some("not-restored"),
+            Err(FailureKind::Store) => Some("store"),
+            Err(_) => Some("refused"),
+        };
+        if let Some(outcome) = outcome {
+            self.around.instruments.applied(outcome, seconds);
+        }
+        apply.reply.send(answer).ok();
+    }
+
+    fn applied(&mut self, done: Done, document: String, warnings: Vec<Finding>) -> Result<ApplyReport, Failure> {
+        let revision = done
+            .revision
+            .ok_or_else(|| Failure::new(FailureKind::Internal, "the store gave the revision no number"))?;
+        self.document = Some(document);
+        Ok(ApplyReport {
+            revision,
+            plan: report::plan(&done.plan, self.machine.secrets(), warnings),
+            seconds: done.took.as_secs_f64(),
+        })
+    }
+
+    /// Tells the metrics server where to listen.
+    fn retarget(&self) {
+        let settings = self.machine.live().map(|live| &live.desired.settings);
+        let target = Target {
+            address: self.around.metrics.or(settings.and_then(|settings| settings.metrics)),
+            allowed_ips: settings.is_some_and(|settings| settings.metrics_allowed_ips),
+        };
+        self.around.target.send_if_modified(|current| {
+            let changed = *current != target;
+            *current = target;
+            changed
+        });
+    }
+}

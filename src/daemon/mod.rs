@@ -1,0 +1,328 @@
+//! The long-running process around an assembly.
+//!
+//! ```text
+//!   control server ─┐                                            ┌──────────────▶ world task: the ports
+//!   metrics server ─┼▶ Handle ──requests──▶ main loop ──commands─┤
+//!   SIGHUP ─────────┘ (Service)             the Machine ──jobs───┼──────────────▶ store task: writes in order
+//!                                            ▲  ▲  │             │
+//!   announcements ───────────────────────────┘  │  └─────────────┴─▶ name and key tasks
+//!   deadline, watchdog, clock ──────────────────┤
+//!                                               └──messages── world, store, names, keys
+//! ```
+//! Every arrow is a bounded channel. The main loop never waits: the machine has one step under way at a time,
+//! so the channels towards the ports and the store have room. Ending the process, in whatever way, changes
+//! nothing in the kernel.
+
+mod handle;
+mod lock;
+mod main_loop;
+mod metrics_server;
+mod notes;
+mod service_manager;
+mod store_task;
+#[cfg(test)]
+mod tests;
+mod world_task;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+pub use self::handle::Handle;
+use self::main_loop::MainLoop;
+use crate::{
+    assembly::{self, Announcements, Resolve, World},
+    control::{access::Access, server},
+    health::{clock, dns::Resolver},
+    metrics::Instruments,
+    model::{
+        check,
+        reconcile::Live,
+        service::{Failure, FailureKind, Service, Submission},
+        status::Author,
+    },
+    store::{Checker, Opened, Store},
+};
+
+/// How long the last writes may take when the process is to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What `tunneld run` is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where revisions and state are kept.
+    pub state_dir: PathBuf,
+    /// Where the control socket is made.
+    pub runtime_dir: PathBuf,
+    /// A document to apply at start if it differs from the one in force.
+    pub document: Option<PathBuf>,
+    /// Where metrics are served, whatever the document says.
+    pub metrics: Option<SocketAddr>,
+    /// Group that may change things.
+    pub admin_group: Option<String>,
+    /// Group that may read.
+    pub viewer_group: Option<String>,
+}
+
+/// What a daemon is made of.
+pub struct Parts {
+    /// The ports.
+    pub world: World,
+    /// What the world announces.
+    pub announcements: Box<dyn Announcements>,
+    /// Who knows names.
+    pub resolver: Arc<dyn Resolve>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// Where systemd put credentials.
+    pub credentials: Option<PathBuf>,
+    /// Where metrics are served, whatever the document says.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// A daemon that runs; it goes on until [`Self::stop`], or until it is dropped.
+pub struct Daemon {
+    handle: Arc<Handle>,
+    stop: Option<oneshot::Sender<()>>,
+    main: JoinHandle<()>,
+    store: JoinHandle<()>,
+    metrics: JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts the tasks: the document in force is read from the store, and the world is made equal to it.
+    pub fn start(parts: Parts) -> Self {
+        let (requests, received) = mpsc::channel(handle::REQUESTS);
+        let (commands, commanded) = mpsc::channel(world_task::COMMANDS);
+        let (jobs, jobs_received) = mpsc::channel(store_task::JOBS);
+        let (messages, messages_received) = mpsc::channel(main_loop::MESSAGES);
+        let (target, target_watched) = watch::channel(metrics_server::Target::default());
+        let (stop, stopped) = oneshot::channel();
+        let instruments = Instruments::default();
+        let handle = Arc::new(Handle::new(
+            requests,
+            commands.clone(),
+            Arc::clone(&parts.store),
+            parts.credentials.clone(),
+        ));
+        let live = live(&parts.store);
+        tokio::spawn(world_task::run(parts.world, commanded, messages.clone()));
+        let store = store_task::spawn(Arc::clone(&parts.store), jobs_received, messages.clone());
+        let metrics = metrics_server::spawn(
+            target_watched,
+            Arc::clone(&handle) as Arc<dyn Service>,
+            instruments.clone(),
+        );
+        let main = MainLoop::new(main_loop::Around {
+            commands,
+            jobs,
+            messages,
+            resolver: parts.resolver,
+            store: Arc::clone(&parts.store),
+            credentials: parts.credentials,
+            instruments,
+            target,
+            metrics: parts.metrics,
+        });
+        let main = tokio::spawn(main.run(live, received, messages_received, parts.announcements, stopped));
+        Self {
+            handle,
+            stop: Some(stop),
+            main,
+            store,
+            metrics,
+        }
+    }
+
+    /// What it can be asked.
+    pub fn handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.handle)
+    }
+
+    /// Ends it: what is being stored is stored, the kernel stays as it is.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).ok();
+        }
+        let ends = async {
+            (&mut self.main).await.ok();
+            (&mut self.store).await.ok();
+        };
+        if timeout(FAREWELL, ends).await.is_err() {
+            tracing::warn!("the store did not take the last writes in time");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.main.abort();
+        self.metrics.abort();
+    }
+}
+
+/// The document in force with its meaning. One that this version no longer takes is left alone, and so is
+/// everything it once made.
+fn live(store: &Store) -> Option<(Live, String)> {
+    let stored = store.live()?;
+    match check::validate(&stored.document) {
+        Ok((_, desired, _)) => {
+            let revision = Some(stored.revision);
+            Some((Live { revision, desired }, stored.document))
+        }
+        Err(errors) => {
+            let first = errors.first().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(
+                revision = stored.revision.number,
+                "the document in force is not valid for this version, so nothing is changed until \
+                 another is applied: {first}"
+            );
+            None
+        }
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT; both leave the kernel as it is.
+///
+/// # Errors
+/// One line an operator can act on, when it cannot start.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let internal = |message: String| Failure::new(FailureKind::Internal, message);
+    let _lock = lock::acquire(&options.runtime_dir).map_err(internal)?;
+    let store = open_store(options.state_dir.clone()).await?;
+    lift_clock(&store);
+    let (world, announcements) = assembly::system().map_err(|error| internal(error.to_string()))?;
+    let access = access(&options);
+    let listener = server::listen(&options.runtime_dir.join("control.sock"), &access)?;
+    let mut terminate = listen_for(SignalKind::terminate())?;
+    let mut interrupt = listen_for(SignalKind::interrupt())?;
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    let daemon = Daemon::start(Parts {
+        world,
+        announcements: Box::new(announcements),
+        resolver: Arc::new(Resolver::system()),
+        store: Arc::clone(&store),
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        metrics: options.metrics,
+    });
+    let handle = daemon.handle();
+    let (quit, quitting) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server::serve(
+        listener,
+        Arc::clone(&handle) as Arc<dyn Service>,
+        access,
+        server::Limits::default(),
+        async {
+            quitting.await.ok();
+        },
+    ));
+    let document = options.document.map(|path| {
+        let (handle, store) = (Arc::clone(&handle), Arc::clone(&store));
+        tokio::spawn(async move { apply_file(&handle, &store, &path).await })
+    });
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => handle.reload().await,
+        }
+    }
+    service_manager::stopping();
+    drop(document);
+    quit.send(()).ok();
+    serving.await.ok();
+    daemon.stop().await;
+    Ok(())
+}
+
+fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(FailureKind::Internal, format!("listen for signals: {error}")))
+}
+
+async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
+    let failed = |reason: String| Failure::new(FailureKind::Store, reason);
+    let opening = tokio::task::spawn_blocking(move || Store::open(&directory, Some(Checker::this_executable())));
+    let (store, opened) = opening
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    match opened {
+        Opened::New | Opened::Existing => tracing::info!("{opened}"),
+        Opened::Restored { .. } | Opened::Lost { .. } | Opened::Degraded(_) => tracing::error!("{opened}"),
+    }
+    Ok(Arc::new(store))
+}
+
+/// Boards without a battery start in the past, and peers would refuse their handshakes.
+fn lift_clock(store: &Store) {
+    let stored = store
+        .clock_floor()
+        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    match clock::lift(stored, SystemTime::now(), clock::set_system_clock) {
+        Ok(None) => {}
+        Ok(Some(behind)) => tracing::warn!("the clock was {} s behind and was set", behind.as_secs()),
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// A group that is not there gives nobody any rights; root always has them.
+fn access(options: &Options) -> Access {
+    let exists = |group: &Option<String>| {
+        let name = group.as_deref()?;
+        match Access::resolve(Some(name), None) {
+            Ok(_) => Some(name.to_owned()),
+            Err(reason) => {
+                tracing::info!("{reason}");
+                None
+            }
+        }
+    };
+    let (admin, viewer) = (exists(&options.admin_group), exists(&options.viewer_group));
+    Access::resolve(admin.as_deref(), viewer.as_deref()).unwrap_or(Access {
+        owner: nix::unistd::Uid::effective().as_raw(),
+        admin: None,
+        viewer: None,
+    })
+}
+
+/// Applies the document that the command line names, unless it is in force already.
+async fn apply_file(handle: &Handle, store: &Store, path: &Path) {
+    let document = match tokio::fs::read_to_string(path).await {
+        Ok(document) => document,
+        Err(error) => {
+            tracing::error!("read {}: {error}", path.display());
+            return;
+        }
+    };
+    if store.live().is_some_and(|live| live.document == document) {
+        return;
+    }
+    let submission = Submission {
+        document,
+        comment: format!("from {}", path.display()),
+    };
+    let author = Author {
+        uid: nix::unistd::Uid::effective().as_raw(),
+        user: None,
+        pid: i32::try_from(std::process::id()).ok(),
+    };
+    match handle.apply(submission, author).await {
+        Ok(report) => tracing::info!(revision = report.revision.number, "{} is in force", path.display()),
+        Err(failure) => {
+            tracing::error!("apply {}: {failure}", path.display());
+            for finding in failure.findings {
+                tracing::error!("{}: {} {}", path.display(), finding.object, finding.reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The thread that writes to the store, in order.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+};
+
+use super::main_loop::Message;
+use crate::{
+    model::{
+        ledger::Ledger,
+        reconcile::{Event, Write},
+        report::seconds,
+        service::Submission,
+        status::{Author, HistoryEntry, Revision},
+    },
+    store::{Store, StoreError},
+};
+
+/// Room for jobs; the machine has one at most, the rest is history, which is dropped and counted when
+/// there is no room.
+pub(super) const JOBS: usize = 256;
+
+/// Something to be stored.
+pub(super) enum Job {
+    /// For the machine, with what it is about where that is new.
+    Write(Write, Option<(Submission, Author)>),
+    /// What happened.
+    History(HistoryEntry),
+    /// The time, for the clock's floor.
+    Clock(SystemTime),
+}
+
+/// Starts the thread; it ends when nobody can send jobs any more, after the last one.
+pub(super) fn spawn(
+    store: Arc<Store>,
+    mut jobs: mpsc::Receiver<Job>,
+    messages: mpsc::Sender<Message>,
+) -> JoinHandle<()> {
+    spawn_blocking(move || {
+        let mut begun = None;
+        while let Some(job) = jobs.blocking_recv() {
+            let result = match job {
+                Job::Write(write, submission) => {
+                    let result = carry_out(&store, write, submission, &mut begun);
+                    let stored = result.map_err(|error| error.to_string());
+                    if messages.blocking_send(Message::Event(Event::Stored(stored))).is_err() {
+                        return;
+                    }
+                    Ok(())
+                }
+                Job::History(entry) => store.append_history(&entry),
+                Job::Clock(time) => store.set_clock_floor(seconds(time)),
+            };
+            if let Err(error) = result {
+                tracing::warn!("{error}");
+            }
+        }
+        // The clock's floor is never far behind an orderly end.
+        store.set_clock_floor(seconds(SystemTime::now())).ok();
+    })
+}
+
+fn carry_out(
+    store: &Store,
+    write: Write,
+    submission: Option<(Submission, Author)>,
+    begun: &mut Option<u64>,
+) -> Result<Option<Revision>, StoreError> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    match write {
+        Write::Begin(_, ledger) => {
+            end_interrupted(store, now, &ledger)?;
+            let (submission, author) = submission.unwrap_or_default();
+            let revision = store.begin(&submission, &author, now, &ledger)?;
+            *begun = Some(revision.number);
+            Ok(Some(revision))
+        }
+        Write::Commit(_, ledger) => {
+            if let Some(number) = begun.take() {
+                store
+                    .commit(number, now, &ledger)
+                    .inspect_err(|_| *begun = Some(number))?;
+            }
+            Ok(None)
+        }
+        Write::Abandon(_, ledger, reason) => {
+            if let Some(number) = begun.take() {
+                store.fail(number, now, &reason, &ledger)?;
+            }
+            Ok(None)
+        }
+        Write::Recover(ledger) => {
+            end_interrupted(store, now, &ledger)?;
+            store.save_ledger(&ledger).map(|()| None)
+        }
+        Write::Ledger(ledger) => store.save_ledger(&ledger).map(|()| None),
+    }
+}
+
+/// Ends an apply that a crash, or a store that could not be written, left pending.
+fn end_interrupted(store: &Store, now: u64, ledger: &Ledger) -> Result<(), StoreError> {
+    match store.pending() {
+        Some(pending) => store.fail(
+            pending.revision.number,
+            now,
+            "interrupted; the previous state is back",
+            ledger,
+        ),
+        None => Ok(()),
+    }
+}
