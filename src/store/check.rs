@@ -33,6 +33,8 @@ const MARK: &str = "tunneld-store-check: ";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of the child's output is kept.
 const MAX_OUTPUT: u64 = 64 << 10;
+/// How much of it is quoted when the child died.
+const MAX_WORDS: usize = 300;
 /// The record that a check writes.
 const KEY: &str = "check";
 
@@ -66,7 +68,7 @@ impl Checker {
     pub(super) fn run(&self, directory: &Path) -> Result<(), StoreError> {
         let attempt = format!("check {}", directory.join(DATABASE).display());
         let failed = |error: io::Error| StoreError::new(StoreErrorClass::Io, attempt.as_str(), error.to_string());
-        let (mut output, status) = self.output(directory).map_err(failed)?;
+        let (output, status) = self.output(directory).map_err(failed)?;
         let verdict = output.lines().rev().find_map(|line| line.strip_prefix(MARK));
         if let Some(verdict) = verdict {
             return match super::decode("the verdict", verdict.as_bytes())? {
@@ -74,8 +76,7 @@ impl Checker {
                 Some(error) => Err(error),
             };
         }
-        output.truncate(output.floor_boundary(300));
-        let words = output.replace('\n', " ");
+        let words = shorten(&output, MAX_WORDS).replace('\n', " ");
         match status {
             None => Err(StoreError::new(
                 StoreErrorClass::Corrupt,
@@ -163,21 +164,10 @@ fn died_of_it(status: ExitStatus) -> bool {
     status.code() == Some(PANICKED) || faults.iter().any(|fault| status.signal() == Some(*fault as i32))
 }
 
-/// The longest prefix of at most so many bytes that ends between characters.
-trait FloorBoundary {
-    fn floor_boundary(&self, at_most: usize) -> usize;
-}
-
-impl FloorBoundary for str {
-    fn floor_boundary(&self, at_most: usize) -> usize {
-        let at_most = at_most.min(self.len());
-        (0..=at_most).rev().find(|at| self.is_char_boundary(*at)).unwrap_or(0)
-    }
-}
-
-/// Cuts a text to at most so many bytes.
-pub(super) fn shorten(text: &str, at_most: usize) -> String {
-    text.get(..text.floor_boundary(at_most)).unwrap_or_default().to_owned()
+/// The beginning of a text, at most so many bytes, cut between characters.
+pub(super) fn shorten(text: &str, at_most: usize) -> &str {
+    let ends = (0..=at_most.min(text.len())).rev();
+    ends.filter_map(|end| text.get(..end)).next().unwrap_or_default()
 }
 
 /// Checks the database of the store in `directory` and says what was found, as the one line that a
@@ -228,5 +218,31 @@ fn inspect_record(key: &str, value: &[u8]) -> Result<(), StoreError> {
         text.map_err(|_| super::corrupt(key, "it is not text"))
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_check_says_decides() {
+        for (script, class) in [
+            ("kill -ABRT $$", Some(StoreErrorClass::Corrupt)),
+            ("exit 101", Some(StoreErrorClass::Corrupt)),
+            ("kill -TERM $$", Some(StoreErrorClass::Io)),
+            ("exit 2", None),
+            ("echo 'tunneld-store-check: null'; kill -ABRT $$", None),
+            ("echo 'tunneld-store-check: {'", Some(StoreErrorClass::Corrupt)),
+        ] {
+            let checker = Checker::new("sh", &["-c", script]);
+            let result = checker.run(Path::new("/"));
+            assert_eq!(result.err().map(|error| error.class), class, "{script}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!([shorten("aé", 9), shorten("aé", 2), shorten("é", 0)], ["aé", "a", ""]);
     }
 }

@@ -7,11 +7,14 @@
 //! `quarantine-N/`. Everything a caller reads often is in memory, so it can be read whatever happens.
 //!
 //! # When something is wrong
+//! sled takes a damaged record for the end of its log and serves, without a word, what was there before it:
+//! the export's sequence number is what finds that out.
 //! A database that is damaged, missing or behind its export is moved to quarantine and made anew from the
 //! export: the live revision, the keys and the ledger survive, the history and older revisions do not.
 //! Where nothing can be written (disk full, read-only) the store opens *degraded*: it reads from the
-//! export, and every change tries again. sled checks nothing before it writes and may end the process on a
-//! full disk, so no change begins unless a reserve is free ([`RESERVE`]).
+//! export, and every change tries again. After a failed write sled answers nothing more until it is opened
+//! anew, which needs space too; so no change begins unless a reserve is free ([`RESERVE`]), and a database
+//! that failed is closed, checked in a child ([`Checker`]) and opened again by the next change.
 //!
 //! All calls block: keep them off asynchronous threads.
 

@@ -66,7 +66,7 @@ impl Store {
                 number: contents.pointers.last_revision + 1,
                 time,
                 author: author.clone(),
-                comment: shorten(&submission.comment, MAX_COMMENT),
+                comment: shorten(&submission.comment, MAX_COMMENT).to_owned(),
             };
             let kept = KeptRevision {
                 revision: revision.clone(),
@@ -119,7 +119,7 @@ impl Store {
             let pending = take_pending(contents, number)?;
             let key = numbered(REVISIONS, number);
             let mut kept: KeptRevision = required(database, &key)?;
-            kept.status = RevisionStatus::Failed(shorten(reason, MAX_DETAIL));
+            kept.status = RevisionStatus::Failed(shorten(reason, MAX_DETAIL).to_owned());
             batch.put(key, encode(&kept)?);
             put_ledger(ledger, contents, batch)?;
             put_history(
@@ -258,7 +258,7 @@ fn put_ledger(ledger: &Ledger, contents: &mut Contents, batch: &mut Batch) -> Re
 
 fn put_history(entry: &HistoryEntry, contents: &mut Contents, batch: &mut Batch) -> Result<(), StoreError> {
     let entry = HistoryEntry {
-        detail: shorten(&entry.detail, MAX_DETAIL),
+        detail: shorten(&entry.detail, MAX_DETAIL).to_owned(),
         ..entry.clone()
     };
     contents.pointers.last_history += 1;

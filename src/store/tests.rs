@@ -373,22 +373,6 @@ fn checker() -> Checker {
     Checker::new(std::env::current_exe().unwrap(), &["--nocapture", "--exact", test])
 }
 
-#[test]
-fn what_a_check_says_decides() {
-    for (script, class) in [
-        ("kill -ABRT $$", Some(StoreErrorClass::Corrupt)),
-        ("exit 101", Some(StoreErrorClass::Corrupt)),
-        ("kill -TERM $$", Some(StoreErrorClass::Io)),
-        ("exit 2", None),
-        ("echo 'tunneld-store-check: null'; kill -ABRT $$", None),
-        ("echo 'tunneld-store-check: {'", Some(StoreErrorClass::Corrupt)),
-    ] {
-        let checker = Checker::new("sh", &["-c", script]);
-        let result = checker.run(Path::new("/"));
-        assert_eq!(result.err().map(|error| error.class), class, "{script}");
-    }
-}
-
 /// What a child must not do to its parent: a panic while the database is open.
 #[test]
 fn a_check_that_dies_sends_the_database_to_quarantine() {

@@ -6,150 +6,30 @@ use std::{
         fs::{MetadataExt, PermissionsExt},
         net::UnixStream,
     },
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    path::Path,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use rustix::{
     process::{Gid, Uid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
-use tempfile::TempDir;
-use tokio::sync::{Notify, oneshot};
 use tunneld::{
     control::{
         MAX_REQUEST_BYTES,
         access::Access,
         client::Client,
-        server::{Limits, listen, serve},
+        server::{Limits, listen},
     },
     model::{
-        service::{Failure, FailureKind, Service, StoredDocument, Submission},
-        status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status},
+        service::{Failure, FailureKind, Submission},
+        status::Finding,
         types::InterfaceName,
     },
 };
 
-/// A service that answers at once, but for an apply of "slow", which waits for the test.
-#[derive(Default)]
-struct Fake {
-    fails: Mutex<Option<Failure>>,
-    author: Mutex<Option<Author>>,
-    begun: Notify,
-    go_on: Notify,
-    applied: AtomicUsize,
-    ended: Notify,
-}
-
-impl Fake {
-    fn result<T>(&self, value: T) -> Result<T, Failure> {
-        self.fails.lock().unwrap().clone().map_or(Ok(value), Err)
-    }
-}
-
-fn revision(author: Author) -> Revision {
-    Revision {
-        number: 1,
-        time: 2,
-        author,
-        comment: "why".into(),
-    }
-}
-
-#[async_trait]
-impl Service for Fake {
-    async fn status(&self) -> Result<Status, Failure> {
-        self.result(Status {
-            version: "fake".into(),
-            ..Status::default()
-        })
-    }
-    async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
-        self.result(PlanReport {
-            lines: vec![submission.document.len().to_string()],
-            ..PlanReport::default()
-        })
-    }
-    async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
-        *self.author.lock().unwrap() = Some(author.clone());
-        if submission.document == "slow" {
-            self.begun.notify_one();
-            self.go_on.notified().await;
-        }
-        self.applied.fetch_add(1, Ordering::SeqCst);
-        self.ended.notify_one();
-        self.result(ApplyReport {
-            revision: revision(author),
-            plan: PlanReport::default(),
-            seconds: 0.5,
-        })
-    }
-    async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
-        let entry = |number| HistoryEntry {
-            time: number,
-            event: "applied".into(),
-            revision: None,
-            author: None,
-            detail: String::new(),
-        };
-        self.result((0..limit as u64).map(entry).collect())
-    }
-    async fn show(&self, number: Option<u64>) -> Result<StoredDocument, Failure> {
-        self.result(StoredDocument {
-            revision: revision(Author::default()),
-            document: format!("{number:?}"),
-        })
-    }
-    async fn replace_engine(&self, tunnel: Option<InterfaceName>) -> Result<Vec<InterfaceName>, Failure> {
-        self.result(tunnel.into_iter().collect())
-    }
-}
-
-/// A server in its own directory.
-struct Server {
-    directory: TempDir,
-    fake: Arc<Fake>,
-    stop: Option<oneshot::Sender<()>>,
-    served: tokio::task::JoinHandle<()>,
-}
-
-const CLOSED: Access = Access {
-    owner: 0,
-    admin: None,
-    viewer: None,
-};
-
-impl Server {
-    fn start(access: &Access, limits: Limits) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let listener = listen(&directory.path().join("control.sock"), access).unwrap();
-        let fake = Arc::new(Fake::default());
-        let (stop, stopped) = oneshot::channel();
-        let shutdown = async { drop(stopped.await) };
-        let service: Arc<dyn Service> = Arc::clone(&fake) as _;
-        let served = tokio::spawn(serve(listener, service, access.clone(), limits, shutdown));
-        Self {
-            directory,
-            fake,
-            stop: Some(stop),
-            served,
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("control.sock")
-    }
-
-    fn client(&self) -> Client {
-        Client::new(self.path())
-    }
-}
+use crate::service::{CLOSED, Server};
 
 /// Sends bytes as they are and reads until the end, off the runtime's threads.
 async fn raw(path: &Path, request: impl Into<Vec<u8>>) -> String {

@@ -4,4 +4,8 @@
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod disks;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
 mod store;

@@ -9,10 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tunneld::{
     model::{
         ledger::Ledger,
@@ -39,6 +36,7 @@ fn jobs_of_children() {
     match job.as_deref() {
         Some("write") => write_for_ever(&directory),
         Some("check") => println!("\n{}", check(&directory)),
+        Some("fail") => fail_in_the_middle(&directory),
         Some("hold") => {
             let _store = Store::open(&directory, None).unwrap();
             println!("\nholding");
@@ -57,24 +55,24 @@ fn checker() -> Option<Checker> {
     ))
 }
 
-fn open(directory: &Path) -> Result<(Store, Opened), StoreError> {
+pub(crate) fn open(directory: &Path) -> Result<(Store, Opened), StoreError> {
     Store::open(directory, checker())
 }
 
-fn interface() -> InterfaceName {
+pub(crate) fn interface() -> InterfaceName {
     "wg0".parse().unwrap()
 }
 
-fn key() -> PrivateKey {
+pub(crate) fn key() -> PrivateKey {
     PrivateKey::new(Secret::from_bytes([9; 32]))
 }
 
 /// A document that tells its number, of a size that varies from one record to many.
-fn document(number: u64) -> String {
+pub(crate) fn document(number: u64) -> String {
     format!("{number} ").repeat(1 + (number as usize * 997) % 9_000)
 }
 
-fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
+pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
     let submission = Submission {
         document: text,
         comment: String::new(),
@@ -84,7 +82,7 @@ fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
     Ok(revision.number)
 }
 
-fn live_number(store: &Store) -> u64 {
+pub(crate) fn live_number(store: &Store) -> u64 {
     store.live().map_or(0, |live| live.revision.number)
 }
 
@@ -216,6 +214,9 @@ fn database_files(directory: &Path) -> Vec<PathBuf> {
 fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
     let original = closed_store();
     let scratch = tempfile::tempdir().unwrap();
+    let copied = scratch.path().join("copied");
+    copy(original.path(), &copied);
+    assert_eq!(assert_right(&copied, "undamaged"), Opened::Existing);
     let mut restored = 0;
     let mut tried = 0;
     for file in database_files(original.path()) {
@@ -281,119 +282,50 @@ fn a_page_of_zeros_is_found() {
     }
 }
 
-/// Runs `test` in a mount namespace with a tmpfs of so many KiB at the path it gets.
-fn with_small_disk(kibibytes: u64, test: impl FnOnce(&Path) + Send) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    let run = || {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        let size = format!("size={kibibytes}k");
-        mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(size.as_str()),
-        )
-        .unwrap();
-        test(path);
-        umount2(path, MntFlags::MNT_DETACH).unwrap();
-    };
-    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
-}
-
-/// Takes all the space that is left.
-fn fill(path: &Path) {
-    let mut file = fs::File::create(path).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    while file.write_all(&[1]).is_ok() {}
-}
-
-#[test]
-fn a_full_disk_is_said_and_passes() {
-    with_small_disk(16 << 10, |disk| {
-        let directory = disk.join("state");
-        let (store, _) = open(&directory).unwrap();
-        store.keep_private_key(&interface(), &key()).unwrap();
-        apply(&store, document(1)).unwrap();
-        let filling = disk.join("filling");
-        fill(&filling);
-        let error = apply(&store, document(2)).unwrap_err();
-        assert_eq!(error.class, StoreErrorClass::Full, "{error}");
-        assert!(store.trouble().contains("free some space"), "{}", store.trouble());
-        assert_eq!(live_number(&store), 1);
-        assert!(store.revision(1).unwrap().document == document(1));
-        drop(store);
-
-        // A start on the full disk.
-        let (store, opened) = open(&directory).unwrap();
-        assert!(matches!(opened, Opened::Existing | Opened::Degraded(_)), "{opened}");
-        assert_eq!(live_number(&store), 1);
+/// Applies while the system refuses every write beyond the present end of the database (`EFBIG`), as a
+/// failing device would, and then again without that.
+fn fail_in_the_middle(directory: &Path) {
+    let (store, _) = open(directory).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let size = fs::metadata(directory.join("database/db")).unwrap().len();
+    setrlimit(Resource::RLIMIT_FSIZE, size, hard).unwrap();
+    let large = "large ".repeat(500_000);
+    for _ in 0..3 {
+        let error = apply(&store, large.clone()).unwrap_err();
+        assert_eq!(error.class, StoreErrorClass::Io, "{error}");
+        assert!(!store.trouble().is_empty());
+        assert_eq!(live_number(&store), 3);
         assert_eq!(store.private_key(&interface()), Some(key()));
-        assert_eq!(apply(&store, document(2)).unwrap_err().class, StoreErrorClass::Full);
-
-        fs::remove_file(filling).unwrap();
-        assert_eq!(apply(&store, document(2)).unwrap(), 2);
-        assert_eq!(store.trouble(), "");
-        drop(store);
-        assert_eq!(live_number(&open(&directory).unwrap().0), 2);
-    });
-}
-
-#[test]
-fn a_disk_that_never_has_room_is_full_from_the_start() {
-    with_small_disk(2 << 10, |disk| {
-        let error = open(&disk.join("state")).map(drop).unwrap_err();
-        assert_eq!(error.class, StoreErrorClass::Full, "{error}");
-        assert!(!disk.join("state/database").exists());
-    });
-}
-
-/// Makes the disk read-only, or writable again, for whoever opens it by its name from now on. It is a mount
-/// of its own: one that is still being written through cannot become read-only.
-fn set_read_only(disk: &Path, read_only: bool) {
-    let none = None::<&str>;
-    if !read_only {
-        umount2(disk, MntFlags::MNT_DETACH).unwrap();
-        return;
     }
-    mount(Some(disk), disk, none, MsFlags::MS_BIND, none).unwrap();
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(none, disk, none, flags, none).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    if let Some(pending) = store.pending() {
+        let number = pending.revision.number;
+        store.fail(number, 1, "cut short", &Ledger::default()).unwrap();
+    }
+    let number = apply(&store, large.clone()).unwrap();
+    assert_eq!(store.trouble(), "");
+    assert!(store.live().unwrap().document == large);
+    println!("\nrecovered {number}");
 }
 
 #[test]
-fn a_read_only_disk_serves_the_export_and_recovers() {
-    with_small_disk(32 << 10, |disk| {
-        let directory = disk.join("state");
-        let (store, _) = open(&directory).unwrap();
-        store.keep_private_key(&interface(), &key()).unwrap();
-        apply(&store, document(1)).unwrap();
-        drop(store);
-        set_read_only(disk, true);
-        let (store, opened) = open(&directory).unwrap();
-        let Opened::Degraded(error) = opened else {
-            panic!("{opened}");
-        };
-        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
-        assert_eq!(live_number(&store), 1);
-        assert_eq!(store.private_key(&interface()), Some(key()));
-        let error = apply(&store, document(2)).unwrap_err();
-        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
-        set_read_only(disk, false);
-        assert_eq!(apply(&store, document(2)).unwrap(), 2);
-        assert_eq!(store.trouble(), "");
-        assert!(store.revision(1).unwrap().document == document(1));
-    });
-}
-
-#[test]
-fn a_read_only_disk_without_a_store_is_an_error() {
-    with_small_disk(8 << 10, |disk| {
-        set_read_only(disk, true);
-        let error = open(&disk.join("state")).map(drop).unwrap_err();
-        assert_eq!(error.class, StoreErrorClass::ReadOnly, "{error}");
-    });
+fn a_write_that_fails_half_way_is_an_error_and_the_next_one_works() {
+    let directory = closed_store();
+    let job = child("fail", directory.path());
+    // Refused, not killed for it.
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(job.get_program())
+        .args(job.get_args());
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("recovered 4"), "{said}");
+    let (store, opened) = open(directory.path()).unwrap();
+    assert_eq!(opened, Opened::Existing);
+    assert_eq!(live_number(&store), 4);
+    for kept in store.revisions().unwrap().iter().take(3) {
+        let number = kept.revision.number;
+        assert!(store.revision(number).unwrap().document == document(number));
+    }
 }
