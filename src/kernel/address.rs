@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE, Parseable};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol},
 };
 use nix::errno::Errno;
 
@@ -86,8 +86,14 @@ fn message(links: &Links, address: &Address) -> Result<AddressMessage, NetlinkEr
 }
 
 /// The message that adds `address`, or sets the protocol and the metric of the one that is there.
+///
+/// Duplicates are not looked for: our links are tunnels without neighbours. The kernel would skip it on such
+/// a link too, but only a moment later (`addrconf_dad_work()`), and until then refuse routes with this source.
 pub(crate) fn add(links: &Links, address: &Address) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
     let mut message = message(links, address)?;
+    if address.address.address().is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     message
         .attributes
         .push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));

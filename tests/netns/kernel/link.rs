@@ -46,6 +46,10 @@ fn links_and_addresses_are_listed_with_their_owners() {
     assert!(observed.capabilities.address_protocol && observed.capabilities.ipv6);
     let shown = namespace.ip_json("-6 addr show dev wg0 to fd00:7::1");
     assert_eq!(shown[0]["addr_info"][0]["metric"], 1, "{shown:#}");
+    assert_eq!(
+        shown[0]["addr_info"][0]["nodad"], true,
+        "usable as a source at once: {shown:#}"
+    );
     let foreign = observed
         .addresses
         .iter()

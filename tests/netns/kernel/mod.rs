@@ -24,7 +24,7 @@ fn world() -> Namespace {
         namespace.ip(&format!("tuntap add dev {device} mode tun"));
         namespace.ip(&format!("link set {device} alias tunneld up"));
         namespace.ip(&format!("addr add 10.0.{number}.1/24 dev {device}"));
-        namespace.ip(&format!("addr add fd00:{number}::1/64 dev {device}"));
+        namespace.ip(&format!("addr add fd00:{number}::1/64 dev {device} nodad"));
     }
     namespace
 }

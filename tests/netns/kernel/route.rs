@@ -5,11 +5,11 @@ use std::time::Instant;
 use tunneld::{
     kernel::Kernel,
     model::{
-        desired::{NextHop, Route, RouteKey},
+        desired::{Address, NextHop, Route, RouteKey},
         document::RouteKind,
         observed::{Observed, Owner, Scope},
         ports::{ErrorClass, Operation, Port},
-        types::{Mtu, TableId},
+        types::{InterfaceAddress, Mtu, TableId},
     },
 };
 
@@ -353,4 +353,24 @@ fn a_link_that_goes_down_takes_ipv4_routes_along_and_a_reading_sees_it() {
     namespace.ip("link set wg0 down");
     let observed = observe(&namespace, &Scope::default());
     assert_eq!(observed.routes.keys().collect::<Vec<_>>(), [&keys[1]]);
+}
+
+#[test]
+fn an_address_is_a_source_at_once() {
+    let namespace = world();
+    let (mut addresses, mut routes) = (Vec::new(), Vec::new());
+    for n in 1..150 {
+        let device = "wg0".parse().unwrap();
+        let address: InterfaceAddress = format!("fd00:7::{n}/64").parse().unwrap();
+        addresses.push(Operation::AddAddress {
+            address: Address { device, address },
+        });
+        let route = Route {
+            source: Some(address.address()),
+            ..unicast(vec![hop("", "wg0")])
+        };
+        routes.insert(0, add(key(&format!("2001:db8:{n}::/64"), 10), &route));
+    }
+    addresses.extend(routes);
+    apply_all(&namespace, &addresses);
 }
