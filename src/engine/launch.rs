@@ -29,6 +29,7 @@ use super::{
     device::{self, Device},
     error::EngineError,
     socket::{self, Socket},
+    sys,
     uapi::{Clients, Target},
 };
 use crate::model::{
@@ -194,6 +195,12 @@ impl Target for Served {
         self.device.persist()
     }
 
+    fn idle(&self) {
+        if let Err(error) = sys::release_text() {
+            info!("cannot give memory back: {error}");
+        }
+    }
+
     fn end(&self) {
         rustix::io::write(&self.end, &1_u64.to_ne_bytes()).ok();
     }
@@ -221,6 +228,7 @@ fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
     let clients = Clients::new(Served { device, end });
     let result = Socket::bind(directory, name).and_then(|socket| {
         ready();
+        clients.target().idle();
         until_end(&signals, &socket, &clients)
     });
     clients.target().device.clone().close();

@@ -48,6 +48,8 @@ pub(super) trait Target: Send + Sync + 'static {
     fn change(&self, change: &DeviceChange) -> Result<(), EngineError>;
     /// Makes the interface outlive this process.
     fn hand_over(&self) -> Result<(), EngineError>;
+    /// The last client has left.
+    fn idle(&self) {}
     /// Ends this process; called when a hand-over was answered.
     fn end(&self);
 }
@@ -103,6 +105,9 @@ impl<T: Target> Clients<T> {
         let serve = move || {
             // A client that went away or fell silent is no news.
             serve(&guest.stream, &*target).ok();
+            if guest.is_last() {
+                target.idle();
+            }
         };
         let started = thread::Builder::new()
             .name("uapi".into())
@@ -139,6 +144,12 @@ impl Room {
 struct Guest {
     room: Arc<Room>,
     stream: Arc<UnixStream>,
+}
+
+impl Guest {
+    fn is_last(&self) -> bool {
+        lock(&self.room.places).threads == 1
+    }
 }
 
 impl Drop for Guest {

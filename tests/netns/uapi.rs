@@ -324,9 +324,13 @@ fn an_idle_engine_is_small() {
         &[("key", KEY)],
     );
     namespace.ip("link set wg0 up");
-    let kilobytes = status(&namespace, &pid, "VmRSS");
     let bound = if cfg!(debug_assertions) { 8 << 10 } else { 3 << 10 };
-    assert!(kilobytes <= bound, "{kilobytes} kB resident");
+    // The last client's thread may be about to end.
+    namespace.until("the engine gives back what it does not need", || {
+        let kilobytes = status(&namespace, &pid, "VmRSS");
+        println!("{kilobytes} kB resident");
+        kilobytes <= bound
+    });
 }
 
 #[test]
