@@ -1,6 +1,20 @@
 //! What the service manager is told (`sd_notify(3)`); without one, nothing happens.
+//!
+//! A manager that does not read must not stop the loop: what its socket has no room for is not sent.
 
-use std::time::Duration;
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 
@@ -16,8 +30,8 @@ pub(super) struct ServiceManager {
 impl ServiceManager {
     /// The world has been read, or an attempt to read it has failed: whoever waited for us may go on.
     pub(super) fn ready(&mut self) {
-        if !std::mem::replace(&mut self.ready, true) {
-            tell(&[NotifyState::Ready]);
+        if !self.ready {
+            self.ready = tell(&NotifyState::Ready);
         }
     }
 
@@ -34,8 +48,9 @@ impl ServiceManager {
             State::Drifted(reason) => format!("repairing: {reason}"),
             State::Blind(reason) => reason.clone(),
         };
-        tell(&[NotifyState::Status(&text)]);
-        self.told = Some(state);
+        if tell(&NotifyState::Status(&text)) {
+            self.told = Some(state);
+        }
     }
 }
 
@@ -46,16 +61,52 @@ pub(super) fn watchdog() -> Option<Duration> {
 
 /// The main loop turns.
 pub(super) fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    tell(&NotifyState::Watchdog);
 }
 
 /// The daemon is about to end.
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    tell(&NotifyState::Stopping);
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager cannot be told");
+/// Whether it was told, or there is nobody to tell.
+fn tell(state: &NotifyState<'_>) -> bool {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
+        return true;
+    };
+    match send(&path, &state.to_string()) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "the service manager cannot be told");
+            false
+        }
+    }
+}
+
+fn send(path: &OsString, text: &str) -> io::Result<()> {
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(text.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_does_not_read_stops_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let path = OsString::from(path);
+        send(&path, "READY=1").unwrap();
+        while send(&path, "STATUS=more").is_ok() {}
+        let mut message = [0; 64];
+        let length = manager.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"READY=1");
     }
 }
