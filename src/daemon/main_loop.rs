@@ -48,7 +48,7 @@ pub(super) const MESSAGES: usize = 64;
 const QUESTIONS: usize = 16;
 
 /// A reading that is not older is fresh enough for a status.
-const FRESH: Duration = Duration::from_millis(500);
+const FRESH: Duration = Duration::from_millis(50);
 
 /// Statuses that wait for a reading; beyond that the last one is shown.
 const REFRESHES: usize = 64;

@@ -1,0 +1,147 @@
+//! Keeping the kernel equal: adoption, repair, back-off.
+
+use super::*;
+
+#[test]
+fn a_start_adopts_what_is_right() {
+    let bench = applied();
+    let done = bench.world.executed.len();
+    let mut next = Bench::started(bench.world, bench.disk);
+    next.pass(Duration::from_secs(10));
+    assert_eq!(next.world.executed.len(), done, "nothing had to be changed");
+    assert_eq!(next.machine.state(), State::InSync);
+    assert!(
+        next.notes.contains(&Note::Adopted { operations: 0 }),
+        "{:?}",
+        next.notes
+    );
+    assert!(next.machine.repairs().by_kind.is_empty());
+}
+
+#[test]
+fn a_machine_without_a_document_touches_nothing() {
+    let bench = applied();
+    let done = bench.world.executed.len();
+    let mut next = Bench::started(bench.world, Disk::default());
+    next.pass(Duration::from_secs(100));
+    next.meddle(|_| {});
+    assert_eq!(next.world.executed.len(), done);
+}
+
+#[test]
+fn drift_is_repaired_by_announcement_and_counted() {
+    let mut bench = applied();
+    let before = bench.readings;
+    bench.pass(Duration::from_secs(3600 * 24));
+    assert_eq!(bench.readings, before, "no announcement, no reading");
+    bench.meddle(|world| world.remove_link(&name("wg0")));
+    assert!(equals(&bench, &first()));
+    assert_eq!(bench.machine.repairs().by_kind["create-link"], 1);
+    assert!(bench.machine.repairs().by_link[&name("wg0")] > 2);
+    let found = bench
+        .notes
+        .iter()
+        .any(|note| matches!(note, Note::Repaired { found, .. } if found == "nothing"));
+    assert!(found, "{:?}", bench.notes);
+}
+
+#[test]
+fn a_burst_of_announcements_is_one_reading() {
+    let mut bench = applied();
+    let before = bench.readings;
+    for _ in 0..1000 {
+        bench.event(Event::Announced { foreign: false });
+    }
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.readings, before + 1);
+}
+
+#[test]
+fn the_periodic_reading_follows_the_document() {
+    let mut bench = Bench::started(world(), Disk::default());
+    let text = tunnel("wg0", 51820, "10.10.10.1/30", "192.0.2.1:51820");
+    bench
+        .apply(&desired(&format!("[appliance]\nreconcile-interval = 60\n{text}")))
+        .unwrap()
+        .unwrap();
+    let before = bench.readings;
+    // The kernel announces nothing about peers.
+    bench.world.state.wireguard.get_mut(&name("wg0")).unwrap().peers.clear();
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.readings - before, 2, "one reading, and one after the repair");
+    assert_eq!(bench.world.state.wireguard[&name("wg0")].peers.len(), 1);
+    assert_eq!(bench.machine.repairs().by_kind["configure-wireguard"], 1);
+}
+
+#[test]
+fn whoever_keeps_fighting_is_met_with_growing_pauses() {
+    let mut bench = applied();
+    let repairs = |bench: &Bench| bench.machine.repairs().by_kind.get("add-route").copied().unwrap_or(0);
+    let hour = bench.now.monotonic + Duration::from_secs(3600);
+    while bench.now.monotonic < hour {
+        let key = *first().routes.keys().next().unwrap();
+        bench.meddle(|world| {
+            world.state.routes.remove(&key);
+        });
+        bench.pass(Duration::from_secs(1));
+    }
+    let sum = repairs(&bench);
+    assert!((60..90).contains(&sum), "{sum} repairs in an hour");
+    assert!(bench.notes.iter().any(|note| matches!(note, Note::HeldBack { .. })));
+    // After quiet, the next repair is at once.
+    bench.pass(Duration::from_secs(200));
+    let key = *first().routes.keys().next().unwrap();
+    bench.meddle(|world| {
+        world.state.routes.remove(&key);
+    });
+    assert_eq!(repairs(&bench), sum + 2);
+}
+
+#[test]
+fn one_refused_repair_does_not_hold_up_the_others() {
+    let mut bench = applied();
+    bench.world.fail(0, ErrorClass::Refused);
+    let key = *first().routes.keys().next().unwrap();
+    bench.meddle(|world| {
+        world.state.sysctls.clear();
+        world.state.routes.remove(&key);
+        world.state.wireguard.get_mut(&name("wg0")).unwrap().peers.clear();
+    });
+    let repaired = bench.machine.repairs().by_kind.values().sum::<u64>();
+    assert!(repaired >= 1, "{:?}", bench.notes);
+    assert!(matches!(bench.machine.state(), State::Drifted(why) if why.contains("a fault was asked for")));
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.machine.state(), State::InSync);
+}
+
+#[test]
+fn what_waits_is_programmed_when_it_can_be() {
+    let mut bench = Bench::started(world(), Disk::default());
+    let text = "[[route]]\nto = \"30.30.30.0/24\"\ndev = \"eth7\"\n";
+    let wanted = desired(&format!(
+        "{text}{}",
+        tunnel("wg0", 51820, "10.10.10.1/30", "192.0.2.1:51820")
+    ));
+    let done = bench.apply(&wanted).unwrap().unwrap();
+    assert_eq!(done.plan.waiting.len(), 1, "{:?}", done.plan.waiting);
+    assert_eq!(bench.machine.state(), State::InSync);
+    bench.meddle(|world| world.add_foreign_link(name("eth7"), LinkKind::Other(String::new())));
+    assert!(bench.machine.plan().waiting.is_empty());
+    assert!(equals(&bench, &wanted));
+    assert!(bench.machine.repairs().by_kind.is_empty(), "this is no repair");
+}
+
+#[test]
+fn a_world_that_cannot_be_read_is_not_changed() {
+    let mut bench = applied();
+    let done = bench.world.executed.len();
+    for _ in 0..4 {
+        bench.world.fail_observe(ErrorClass::Transient);
+    }
+    bench.meddle(|world| world.remove_link(&name("wg0")));
+    assert!(matches!(bench.machine.state(), State::Blind(_)));
+    assert_eq!(bench.world.executed.len(), done);
+    bench.pass(Duration::from_secs(10));
+    assert!(bench.notes.contains(&Note::Sighted));
+    assert!(equals(&bench, &first()));
+}
