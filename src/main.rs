@@ -1,5 +1,7 @@
 //! Arguments, logging, exit code: nothing else.
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     tunneld::cli::main()
 }

@@ -1,41 +1,195 @@
 //! The commands: one file each; they print and decide nothing.
+//!
+//! Every command that prints state takes `--json`. Colours and pictures appear only on a terminal, and
+//! not with `NO_COLOR`. Exit codes are those of [`FailureKind`], listed in `tunneld --help`.
 
+mod apply;
+mod check;
+mod completion;
+mod demo;
+mod diff;
+mod doctor;
 mod engine;
+mod history;
+mod plan;
+mod run;
+mod schema;
+mod show;
+mod status;
+mod style;
+mod table;
+mod text;
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
+use tokio::runtime::Runtime;
 
-use crate::model::service::{Failure, FailureKind};
+use crate::{
+    control::client::Client,
+    model::service::{Failure, FailureKind},
+};
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/tunneld/control.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done   1 internal error   2 wrong use   3 errors in the document, nothing changed
+  4 the kernel refused, the previous state is back   5 it could not be restored whole
+  6 another operation is running   7 the store cannot be written   8 not permitted
+  9 no such revision or tunnel   10 the daemon does not answer
+
+Examples:
+  tunneld demo                        see it work, in namespaces of its own
+  tunneld check site.toml             find every error, change nothing
+  tunneld plan site.toml              show what an apply would change
+  tunneld apply site.toml -m 'branch 7'
+  tunneld status";
 
 /// Tunnels and routes of this appliance from one document.
 #[derive(Debug, Parser)]
-#[command(name = "tunneld", version)]
+#[command(name = "tunneld", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Arguments {
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "TUNNELD_SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Plan(plan::Arguments),
+    Apply(apply::Arguments),
+    Status(status::Arguments),
+    History(history::Arguments),
+    Show(show::Arguments),
+    Diff(diff::Arguments),
+    Schema(schema::Arguments),
+    Doctor(doctor::Arguments),
     Engine(engine::Arguments),
+    Demo(demo::Arguments),
+    Completion(completion::Arguments),
+}
+
+/// The names of all commands, for the tests of the documents.
+pub fn command_names() -> Vec<String> {
+    use clap::CommandFactory;
+    Arguments::command()
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect()
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Engine(arguments) => engine::run(arguments, |_| {
-            Err(Failure::new(FailureKind::Unreachable, "no daemon to ask"))
-        }),
-    };
-    match result {
-        Ok(text) => {
-            std::io::stdout().write_all(text.as_bytes()).ok();
-            ExitCode::SUCCESS
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; both go where they belong.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
+    };
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            writeln!(std::io::stderr(), "tunneld: {failure}").ok();
+            text::complain(&failure);
             ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { socket, command } = arguments;
+    let ask = || Daemon::at(socket.clone());
+    match command {
+        Command::Run(arguments) => run::run(arguments, &socket),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments, &ask()?),
+        Command::Apply(arguments) => apply::run(&arguments, &ask()?),
+        Command::Status(arguments) => status::run(&arguments, &ask()?),
+        Command::History(arguments) => history::run(&arguments, &ask()?),
+        Command::Show(arguments) => show::run(&arguments, &ask()?),
+        Command::Diff(arguments) => diff::run(&arguments, &ask()?),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Engine(arguments) => print(&engine::run(arguments, |tunnel| {
+            ask()?.ask(async |client| client.replace_engine(tunnel).await)
+        })?),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completion(arguments) => completion::run(&arguments),
+    }
+}
+
+/// The daemon as a command sees it: one question, one answer.
+struct Daemon {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Daemon {
+    fn at(socket: PathBuf) -> Result<Self, Failure> {
+        Ok(Self {
+            client: Client::new(socket),
+            runtime: runtime()?,
+        })
+    }
+
+    fn ask<T>(&self, question: impl AsyncFnOnce(&Client) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.runtime.block_on(question(&self.client))
+    }
+}
+
+/// A runtime of one thread: a command asks one question at a time.
+fn runtime() -> Result<Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start a runtime: {error}")))
+}
+
+/// Prints `text` to standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            FailureKind::Internal,
+            format!("cannot write to standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON, indented, with a final newline.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot write JSON: {error}")))?;
+    print(&format!("{json}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_prints_has_an_example() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains("Example"),
+                "tunneld {} --help has no example",
+                command.get_name()
+            );
         }
     }
 }

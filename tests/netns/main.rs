@@ -2,6 +2,8 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
+mod appliance;
+#[cfg(test)]
 mod dns;
 #[cfg(test)]
 mod engine;
@@ -15,6 +17,8 @@ mod interop;
 mod kernel;
 #[cfg(test)]
 mod nftables;
+#[cfg(test)]
+mod product;
 #[cfg(test)]
 mod uapi;
 #[cfg(test)]

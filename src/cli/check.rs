@@ -1,0 +1,99 @@
+//! `tunneld check`: every error of a document, without a daemon.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{print, print_json, style::Style};
+use crate::model::{
+    check::{DocumentError, Warning, validate},
+    document::MAX_BYTES,
+    service::{Failure, FailureKind},
+    status::Finding,
+};
+
+/// Find every error in a document; needs no daemon and changes nothing
+///
+/// Prints FILE:LINE:COLUMN, the place in the document, the value, what is wrong and what to write instead.
+/// Warnings do not make the check fail.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tunneld check site.toml\n  generate-site | tunneld check -\n  tunneld check --json site.toml | jq '.errors[]'"
+)]
+pub(super) struct Arguments {
+    /// The document, TOML or JSON; - reads standard input
+    file: PathBuf,
+    /// Print errors and warnings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    errors: Vec<DocumentError>,
+    warnings: Vec<Warning>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let text = read(&arguments.file)?;
+    let (errors, warnings) = match validate(&text) {
+        Ok((_, _, warnings)) => (Vec::new(), warnings),
+        Err(errors) => (errors, Vec::new()),
+    };
+    let count = errors.len();
+    if arguments.json {
+        print_json(&Report { errors, warnings })?;
+    } else {
+        let style = Style::stdout();
+        let file = arguments.file.display();
+        for warning in &warnings {
+            print(&format!("{file}:{warning} {}\n", style.warn("(warning)")))?;
+        }
+        for error in &errors {
+            print(&format!("{file}:{error}\n"))?;
+        }
+        if count == 0 {
+            print(&format!("{file}: {}\n", style.good("no errors")))?;
+        }
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    let plural = if count == 1 { "error" } else { "errors" };
+    Err(Failure::new(
+        FailureKind::Document,
+        format!("{count} {plural} in {}", arguments.file.display()),
+    ))
+}
+
+/// Reads a document, from standard input for `-`.
+pub(super) fn read(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let limit = MAX_BYTES as u64 + 1;
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|open| open.take(limit).read_to_string(&mut text))
+    };
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::new(
+            FailureKind::Request,
+            format!("cannot read {}: {error}", file.display()),
+        )),
+    }
+}
+
+/// The findings of a failed document under the name of its file.
+pub(super) fn located(mut failure: Failure, file: &Path) -> Failure {
+    let name = file.display().to_string();
+    for Finding { object, .. } in &mut failure.findings {
+        *object = format!("{name}:{object}");
+    }
+    failure
+}

@@ -1,0 +1,245 @@
+//! An appliance for tests: a namespace with a tunneld daemon in it, asked through the command line as an
+//! operator would.
+
+use std::{
+    cell::RefCell,
+    io::Write,
+    net::IpAddr,
+    os::unix::net::UnixDatagram,
+    process::{Child, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Namespace, PATIENCE};
+
+/// The executable under test.
+pub(crate) const TUNNELD: &str = env!("CARGO_BIN_EXE_tunneld");
+
+const SOCKET: &str = "/run/tunneld/control.sock";
+const NOTIFY: &str = "/run/notify";
+
+/// A namespace with a daemon, its state in the namespace's own `/run`.
+pub(crate) struct Appliance {
+    pub(crate) namespace: Namespace,
+    ready: UnixDatagram,
+    daemon: RefCell<Option<Child>>,
+}
+
+impl Appliance {
+    /// A namespace in which the daemon has said that it is ready.
+    pub(crate) fn new() -> Self {
+        let appliance = Self::idle();
+        appliance.start(TUNNELD);
+        appliance
+    }
+
+    /// A namespace without a daemon yet.
+    pub(crate) fn idle() -> Self {
+        let namespace = Namespace::new();
+        let ready = namespace.enter(|| UnixDatagram::bind(NOTIFY).unwrap());
+        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            namespace,
+            ready,
+            daemon: RefCell::new(None),
+        }
+    }
+
+    /// Starts the daemon from an executable and waits for its word; the log goes to `/run/log`.
+    pub(crate) fn start(&self, program: &str) {
+        let notify = format!("NOTIFY_SOCKET={NOTIFY}");
+        let line =
+            format!("exec {program} run --state-dir /run/state --runtime-dir /run/tunneld --log debug 2>>/run/log");
+        *self.daemon.borrow_mut() = Some(self.namespace.spawn(["env", &notify, "sh", "-c", &line]));
+        let mut message = [0; 4096];
+        loop {
+            let length = self
+                .ready
+                .recv(&mut message)
+                .unwrap_or_else(|error| panic!("no daemon: {error}\n{}", self.log()));
+            if message[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
+                return;
+            }
+        }
+    }
+
+    /// Sends the daemon a signal and waits until it is gone.
+    pub(crate) fn end(&self, signal: &str) {
+        let pid = self.status()["pid"].to_string();
+        self.namespace.run(["kill", signal, &pid]);
+        self.daemon.borrow_mut().take().expect("a daemon runs").wait().unwrap();
+    }
+
+    /// The daemon's log so far.
+    pub(crate) fn log(&self) -> String {
+        self.namespace.run(["cat", "/run/log"])
+    }
+
+    /// Runs a command of tunneld, whatever becomes of it.
+    pub(crate) fn try_tunneld(&self, words: &[&str], input: &str) -> Output {
+        let mut child = self
+            .namespace
+            .command([TUNNELD, "--socket", SOCKET].iter().chain(words))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that does not read its input closes it early.
+        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs a command of tunneld that has to succeed; what it printed.
+    pub(crate) fn tunneld(&self, words: &[&str], input: &str) -> String {
+        let output = self.try_tunneld(words, input);
+        let (printed, complained) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "tunneld {words:?}: {printed}{complained}\nlog:\n{}",
+            self.log()
+        );
+        printed.into_owned()
+    }
+
+    /// Applies a document.
+    pub(crate) fn apply(&self, document: &str) -> Value {
+        serde_json::from_str(&self.tunneld(&["apply", "--json", "-"], document)).unwrap()
+    }
+
+    /// The operations a document would need, as lines.
+    pub(crate) fn plan(&self, document: &str) -> Vec<String> {
+        let report: Value = serde_json::from_str(&self.tunneld(&["plan", "--json", "-"], document)).unwrap();
+        report["lines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The status.
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.tunneld(&["status", "--json"], "")).unwrap()
+    }
+
+    /// Writes a file of the namespace's own, readable by its owner only.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        self.namespace.enter(|| {
+            use std::os::unix::fs::OpenOptionsExt;
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)
+                .unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        });
+    }
+
+    /// Makes a private key in a file; the key and its public half.
+    pub(crate) fn key(&self, path: &str) -> (String, String) {
+        let private = self.namespace.run(["wg", "genkey"]);
+        self.write(path, &private);
+        let public = self.namespace.run(["sh", "-c", &format!("wg pubkey < {path}")]);
+        (private.trim().to_owned(), public.trim().to_owned())
+    }
+
+    /// Whether one ping is answered in time.
+    pub(crate) fn pings(&self, address: &str) -> bool {
+        self.namespace.pings(address.parse::<IpAddr>().unwrap(), PATIENCE)
+    }
+}
+
+/// Two appliances with a cable between them: 192.0.2.1 and fd00:2::1 on the left, .2 and ::2 on the right.
+pub(crate) fn cabled() -> (Appliance, Appliance) {
+    let (left, right) = (Appliance::new(), Appliance::new());
+    left.namespace.link("eth0", &right.namespace, "eth0");
+    for (side, last) in [(&left, 1), (&right, 2)] {
+        side.namespace.ip(&format!("addr add 192.0.2.{last}/24 dev eth0"));
+        side.namespace.ip(&format!("addr add fd00:2::{last}/64 dev eth0 nodad"));
+    }
+    (left, right)
+}
+
+/// What differs between the documents of tests.
+pub(crate) struct Side<'a> {
+    /// Last byte of its addresses: 192.0.2.N, 10.10.10.N, fd00:10::N.
+    pub(crate) number: u8,
+    /// The other side's public key.
+    pub(crate) peer: &'a str,
+    /// The other side's last byte.
+    pub(crate) peer_number: u8,
+    /// More allowed IPs of the other side, quoted, each behind a comma.
+    pub(crate) networks: &'a str,
+    /// Lines before the first table.
+    pub(crate) head: &'a str,
+    /// More lines of the interface.
+    pub(crate) interface: &'a str,
+}
+
+impl Side<'_> {
+    /// A document with one tunnel, `wg0`, whose key is in `/run/wg0.key`.
+    pub(crate) fn document(&self) -> String {
+        let Side {
+            number,
+            peer,
+            peer_number,
+            networks,
+            head,
+            interface,
+        } = self;
+        format!(
+            r#"version = 1
+{head}
+[[wireguard]]
+name = "wg0"
+addresses = ["10.10.10.{number}/30", "fd00:10::{number}/64"]
+listen-port = 51820
+private-key-file = "/run/wg0.key"
+{interface}
+[[wireguard.peers]]
+name = "other"
+public-key = "{peer}"
+endpoint = "192.0.2.{peer_number}:51820"
+allowed-ips = ["10.10.10.{peer_number}/32", "fd00:10::{peer_number}/128"{networks}]
+"#
+        )
+    }
+}
+
+/// Two appliances with a tunnel between them that answers.
+pub(crate) fn tunnelled() -> (Appliance, Appliance, [String; 2]) {
+    let (left, right) = cabled();
+    let keys = [left.key("/run/wg0.key").1, right.key("/run/wg0.key").1];
+    let documents = [
+        Side {
+            number: 1,
+            peer: &keys[1],
+            peer_number: 2,
+            networks: r#", "20.20.20.0/24""#,
+            head: "",
+            interface: "",
+        }
+        .document(),
+        Side {
+            number: 2,
+            peer: &keys[0],
+            peer_number: 1,
+            networks: "",
+            head: "",
+            interface: "",
+        }
+        .document(),
+    ];
+    right.namespace.ip("addr add 20.20.20.20/32 dev lo");
+    left.apply(&documents[0]);
+    right.apply(&documents[1]);
+    assert!(left.pings("20.20.20.20"), "{}\n{}", left.log(), right.log());
+    (left, right, documents)
+}
