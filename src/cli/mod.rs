@@ -29,6 +29,7 @@ use tokio::runtime::Runtime;
 use crate::{
     control::client::Client,
     model::service::{Failure, FailureKind},
+    store,
 };
 
 /// Where the daemon listens unless told otherwise.
@@ -75,6 +76,12 @@ enum Command {
     Engine(engine::Arguments),
     Demo(demo::Arguments),
     Completion(completion::Arguments),
+    /// Read a store in a process of its own, so that damage ends that process and no daemon
+    #[command(hide = true, after_help = "Example:\n  tunneld store-check /var/lib/tunneld")]
+    StoreCheck {
+        /// The store's directory
+        directory: PathBuf,
+    },
 }
 
 /// The names of all commands, for the tests of the documents.
@@ -124,6 +131,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         })?),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments),
+        Command::StoreCheck { directory } => print(&format!("{}\n", store::check(&directory))),
     }
 }
 

@@ -30,13 +30,15 @@ fn a_document_becomes_a_tunnel_that_carries_both_families() {
         .iter()
         .map(|route| route["dst"].as_str().unwrap())
         .collect();
-    assert_eq!(routes, ["10.10.10.2", "20.20.20.0/24"]);
+    assert_eq!(routes, ["10.10.10.2", "20.20.20.0/24", "fd00:10::2"]);
     let shown = left.namespace.run(["wg", "show", "wg0", "allowed-ips"]);
     assert!(shown.contains("20.20.20.0/24"), "{shown}");
     assert_eq!(left.plan(&documents[0]), Vec::<String>::new(), "applied means equal");
+    left.namespace.until("the handshake shows", || {
+        left.status()["tunnels"][0]["state"]["is"] == "up"
+    });
     let status = left.status();
     assert_eq!(status["state"]["is"], "in-sync", "{status}");
-    assert_eq!(status["tunnels"][0]["state"]["is"], "up", "{status}");
     assert_eq!(status["tunnels"][0]["routes"], 1, "{status}");
 }
 
@@ -197,12 +199,17 @@ fn a_document_that_the_kernel_refuses_half_way_leaves_the_old_state() {
     let (left, _right, documents) = tunnelled();
     // The gateway is an address of this host: no check before the kernel's own finds that.
     let refused = format!(
-        "{}\n[[route]]\nto = \"203.0.113.0/24\"\nvia = \"192.0.2.1\"\ndev = \"eth0\"\n",
+        "{}\n[[route]]\nto = \"203.0.113.0/24\"\nvia = \"192.0.2.1\"\ndev = \"eth0\"\nonlink = true\n",
         documents[0].replace("20.20.20.0/24", "20.20.0.0/16")
     );
     let output = left.try_tunneld(&["apply", "-"], &refused);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert_eq!(
+        output.status.code(),
+        Some(4),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert!(
         said.contains("203.0.113.0/24") && said.contains("invalid gateway"),
         "{said}"
@@ -349,8 +356,6 @@ fn no_output_holds_a_secret() {
             "-c",
             "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'",
         ]),
-        left.namespace
-            .run(["sh", "-c", "exec 3<>/dev/tcp/127.0.0.1/9586 2>/dev/null; true"]),
         scrape(&left, ""),
     ];
     for words in [
