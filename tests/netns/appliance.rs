@@ -71,6 +71,12 @@ impl Appliance {
         self.daemon.borrow_mut().take().expect("a daemon runs").wait().unwrap();
     }
 
+    /// Kills the daemon with this pid, in the middle of whatever it does.
+    pub(crate) fn kill(&self, pid: &str) {
+        self.namespace.run(["kill", "-9", pid]);
+        self.daemon.borrow_mut().take().expect("a daemon runs").wait().unwrap();
+    }
+
     /// The daemon's log so far.
     pub(crate) fn log(&self) -> String {
         self.namespace.run(["cat", "/run/log"])
