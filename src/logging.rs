@@ -226,20 +226,15 @@ fn line(record: &Record, level: Level, colour: bool) -> String {
         Level::INFO => ("info", "32"),
         _ => ("debug", "2"),
     };
-    let mut line = if colour {
-        format!("\x1b[{code}m{word}\x1b[0m: ")
+    let mut text = record.message.clone();
+    append(&mut text, record.fields.iter());
+    // One record is one line, and no name or answer from outside commands the terminal.
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if colour {
+        format!("\x1b[{code}m{word}\x1b[0m: {text}\n")
     } else {
-        format!("{word}: ")
-    };
-    line.push_str(&record.message);
-    append(&mut line, record.fields.iter());
-    // One record is one line, whatever a name or an answer from outside contains.
-    let mut line: String = line
-        .chars()
-        .map(|c| if c.is_control() && c != '\x1b' { ' ' } else { c })
-        .collect();
-    line.push('\n');
-    line
+        format!("{word}: {text}\n")
+    }
 }
 
 fn append<'a>(line: &mut String, fields: impl Iterator<Item = &'a (&'static str, String)>) {
@@ -260,12 +255,12 @@ mod tests {
         let record = Record {
             level: Some(Level::WARN),
             target: "t",
-            message: "repaired\nx".into(),
+            message: "repaired\n\x1b[2Jx".into(),
             fields: vec![("object", "route 10.0.0.0/8".into())],
         };
         assert_eq!(
             line(&record, Level::WARN, false),
-            "warning: repaired x object=route 10.0.0.0/8\n"
+            "warning: repaired  [2Jx object=route 10.0.0.0/8\n"
         );
     }
 
