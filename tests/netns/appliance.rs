@@ -11,10 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Namespace, PATIENCE};
-
-/// The executable under test.
-pub(crate) const TUNNELD: &str = env!("CARGO_BIN_EXE_tunneld");
+use crate::harness::{Namespace, PATIENCE, executable};
 
 const SOCKET: &str = "/run/tunneld/control.sock";
 const NOTIFY: &str = "/run/notify";
@@ -30,7 +27,7 @@ impl Appliance {
     /// A namespace in which the daemon has said that it is ready.
     pub(crate) fn new() -> Self {
         let appliance = Self::idle();
-        appliance.start(TUNNELD);
+        appliance.start(executable());
         appliance
     }
 
@@ -86,7 +83,7 @@ impl Appliance {
     pub(crate) fn try_tunneld(&self, words: &[&str], input: &str) -> Output {
         let mut child = self
             .namespace
-            .command([TUNNELD, "--socket", SOCKET].iter().chain(words))
+            .command([executable(), "--socket", SOCKET].iter().chain(words))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

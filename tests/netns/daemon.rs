@@ -13,7 +13,10 @@ use hickory_resolver::proto::{
     rr::{RData, Record, RecordType},
 };
 
-use crate::appliance::{Appliance, Side, TUNNELD, cabled};
+use crate::{
+    appliance::{Appliance, Side, cabled},
+    harness::executable,
+};
 
 /// A document with many objects of every kind, on a link that is not ours and on a tunnel of ours.
 fn full(left: &Appliance, peer: &str, variant: u8) -> String {
@@ -57,14 +60,14 @@ fn killed_in_the_middle_of_an_apply_it_ends_at_the_old_state_or_the_new() {
         let socket = "/run/tunneld/control.sock";
         let mut apply = left
             .namespace
-            .spawn([TUNNELD, "--socket", socket, "apply", "/run/next.toml"]);
+            .spawn([executable(), "--socket", socket, "apply", "/run/next.toml"]);
         assert_eq!(lines.take(steps).count(), steps, "the apply announces itself");
         left.kill(&pid);
         apply.wait().unwrap();
         monitor.kill().unwrap();
         monitor.wait().unwrap();
 
-        left.start(TUNNELD);
+        left.start(executable());
         let now = documents.iter().position(|text| *text == live(&left)).unwrap();
         ended[usize::from(now != old)] += 1;
         left.namespace.until(&format!("whole again in round {round}"), || {

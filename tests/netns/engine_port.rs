@@ -26,10 +26,7 @@ use tunneld::{
     },
 };
 
-use super::{
-    harness::{Namespace, PATIENCE},
-    uapi::TUNNELD,
-};
+use super::harness::{Namespace, PATIENCE, executable};
 
 /// A namespace in which the port starts engines. They are no processes of the namespace's own, so they end
 /// with their interfaces when this is dropped.
@@ -85,7 +82,7 @@ impl Appliance {
     /// A new port each time: nothing may depend on the one before.
     fn apply(&self, operations: &[Operation]) -> Applied {
         self.namespace.block_on(|| async {
-            let mut port = EnginePort::new(Launcher::direct(TUNNELD));
+            let mut port = EnginePort::new(Launcher::direct(executable()));
             assert!(operations.iter().all(|operation| port.accepts(operation)));
             port.apply(operations).await
         })
@@ -102,7 +99,7 @@ impl Appliance {
 
     fn replace(&self) {
         let replaced = self.namespace.block_on(|| async {
-            let mut port = EnginePort::new(Launcher::direct(TUNNELD));
+            let mut port = EnginePort::new(Launcher::direct(executable()));
             port.replace(&wg0()).await
         });
         replaced.expect("the engine is replaced");
@@ -114,7 +111,7 @@ impl Appliance {
             let mut scope = Scope::default();
             scope.wireguard.insert(wg0());
             let mut observed = Observed::default();
-            let mut port = EnginePort::new(Launcher::direct(TUNNELD));
+            let mut port = EnginePort::new(Launcher::direct(executable()));
             Kernel::connect().unwrap().observe(&scope, &mut observed).await.unwrap();
             port.observe(&scope, &mut observed).await.unwrap();
             let version = port.versions().get(&wg0()).cloned();

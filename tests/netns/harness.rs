@@ -10,7 +10,10 @@ use std::{
     io::{BufRead, BufReader},
     net::IpAddr,
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        LazyLock,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +22,18 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The executable under test: the one that cargo built with the tests, or another build of it that
+/// `TUNNELD_EXECUTABLE` names.
+pub(crate) fn executable() -> &'static str {
+    static EXECUTABLE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("TUNNELD_EXECUTABLE").ok());
+    EXECUTABLE.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tunneld"))
+}
+
+/// Whether that executable is the release that is shipped.
+pub(crate) fn is_release() -> bool {
+    !cfg!(debug_assertions) || executable().contains("/release/")
+}
 
 /// Runs as the first process of a namespace; the shell's `wait` also reaps whatever is orphaned there.
 const INIT: &str = "mount -t tmpfs tmpfs /run && mkdir -m 755 /run/wireguard /run/netns && ip link set lo up \

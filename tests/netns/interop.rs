@@ -1,9 +1,6 @@
 //! Our engine beside others' implementations, in both directions: whoever speaks first makes the handshake.
 
-use super::{
-    harness::{Namespace, PATIENCE},
-    uapi::TUNNELD,
-};
+use super::harness::{Namespace, PATIENCE, executable};
 
 /// Installed by `tests/run` beside what cargo builds.
 const BORINGTUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/boringtun-cli");
@@ -29,7 +26,7 @@ pub(crate) enum Underlay {
 impl Kind {
     fn start(self, namespace: &Namespace) {
         match self {
-            Self::Ours => drop(namespace.run([TUNNELD, "engine", "wg0"])),
+            Self::Ours => drop(namespace.run([executable(), "engine", "wg0"])),
             Self::Go => drop(namespace.run(["wireguard-go", "wg0"])),
             Self::Boringtun => {
                 let words = [BORINGTUN, "wg0", "--disable-drop-privileges", "--verbosity", "error"];

@@ -5,8 +5,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::{
-    appliance::{Appliance, Side, TUNNELD, cabled, tunnelled},
-    harness::PATIENCE,
+    appliance::{Appliance, Side, cabled, tunnelled},
+    harness::{PATIENCE, executable},
 };
 
 /// `transmitted` and `received` of ping's summary.
@@ -53,9 +53,9 @@ fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
     let streams = [stream(&left, "20.20.20.20"), stream(&right, "10.10.10.1")];
     let engines = left.namespace.run(["pidof", "tunneld"]).split_whitespace().count();
     left.end("-9");
-    left.start(TUNNELD);
+    left.start(executable());
     left.end("-TERM");
-    left.namespace.run(["cp", TUNNELD, "/run/tunneld-next"]);
+    left.namespace.run(["cp", executable(), "/run/tunneld-next"]);
     left.start("/run/tunneld-next");
     assert_eq!(left.plan(&documents[0]), Vec::<String>::new(), "adopted as it was");
     for stream in streams {
@@ -239,7 +239,7 @@ fn a_second_daemon_refuses_and_names_the_first() {
     let left = Appliance::new();
     let pid = left.status()["pid"].to_string();
     let second = left.namespace.try_run([
-        TUNNELD,
+        executable(),
         "run",
         "--state-dir",
         "/run/state",
@@ -460,7 +460,7 @@ fn a_full_disk_fails_the_apply_and_leaves_the_tunnel() {
     left.end("-TERM");
     left.namespace
         .run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", "/run/state"]);
-    left.start(TUNNELD);
+    left.start(executable());
     left.apply(&document);
     assert!(left.pings("10.10.10.2"));
     left.namespace.try_run(["sh", "-c", "cat /dev/zero > /run/state/fill"]);
@@ -483,7 +483,7 @@ fn a_corrupt_store_is_set_aside_and_the_export_serves() {
         "-c",
         "find /run/state -type f -name db -exec dd if=/dev/urandom of={} bs=4k count=8 conv=notrunc status=none ';'",
     ]);
-    left.start(TUNNELD);
+    left.start(executable());
     assert_eq!(left.plan(&documents[0]), Vec::<String>::new());
     assert!(left.pings("20.20.20.20"));
     let status = left.status();
@@ -502,14 +502,14 @@ fn the_demo_works_and_leaves_nothing_behind() {
         stage.run(["cat", "/proc/self/mounts"]),
         stage.ip("-o link"),
     );
-    let shown = stage.run([TUNNELD, "demo", "--seconds", "1"]);
+    let shown = stage.run([executable(), "demo", "--seconds", "1"]);
     assert!(
         shown.contains("10 of 10 answered") && shown.contains("tunneld_in_sync 1"),
         "{shown}"
     );
     for signal in ["-INT", "-TERM", "-9"] {
         let mut demo = stage
-            .command([TUNNELD, "demo", "--seconds", "1", "--keep"])
+            .command([executable(), "demo", "--seconds", "1", "--keep"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -8,10 +8,9 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::harness::{Namespace, PATIENCE};
+use super::harness::{Namespace, PATIENCE, executable, is_release};
 
 /// The program under test.
-pub(crate) const TUNNELD: &str = env!("CARGO_BIN_EXE_tunneld");
 const SOCKET: &str = "/run/wireguard/wg0.sock";
 
 /// Keys for configurations: the first is private, the others are peers'.
@@ -31,7 +30,7 @@ pub(crate) fn engine(words: &[&str]) -> (Namespace, String) {
 }
 
 fn start(namespace: &Namespace, words: &[&str]) -> String {
-    let printed = namespace.run([&[TUNNELD, "engine", "wg0"], words].concat());
+    let printed = namespace.run([&[executable(), "engine", "wg0"], words].concat());
     let pid = printed.trim().strip_prefix("wg0: pid ").expect("the pid is reported");
     pid.to_owned()
 }
@@ -265,7 +264,7 @@ fn the_process_ends_with_its_socket_its_interface_or_a_signal() {
 fn a_second_engine_names_the_first() {
     let (namespace, pid) = engine(&[]);
     for mode in [&["--foreground"][..], &[]] {
-        let second = namespace.try_run([&[TUNNELD, "engine", "wg0"], mode].concat());
+        let second = namespace.try_run([&[executable(), "engine", "wg0"], mode].concat());
         let said = String::from_utf8_lossy(&second.stderr).into_owned();
         assert!(!second.status.success());
         assert!(said.contains(&format!("already running, pid {pid}")), "{said}");
@@ -292,7 +291,7 @@ fn the_sockets_directory_is_made_for_its_owner_alone() {
 fn an_engine_that_cannot_start_says_why() {
     let namespace = Namespace::new();
     namespace.ip("link add wg0 type bridge");
-    let failed = namespace.try_run([TUNNELD, "engine", "wg0"]);
+    let failed = namespace.try_run([executable(), "engine", "wg0"]);
     let said = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(!failed.status.success());
     assert!(
@@ -314,7 +313,7 @@ fn status(namespace: &Namespace, pid: &str, field: &str) -> u64 {
         .unwrap()
 }
 
-/// `cargo test --release --test netns idle` measures what is shipped.
+/// `tests/run release` measures what is shipped.
 #[test]
 fn an_idle_engine_is_small() {
     let (namespace, pid) = engine(&[]);
@@ -324,7 +323,7 @@ fn an_idle_engine_is_small() {
         &[("key", KEY)],
     );
     namespace.ip("link set wg0 up");
-    let bound = if cfg!(debug_assertions) { 8 << 10 } else { 3 << 10 };
+    let bound = if is_release() { 3 << 10 } else { 8 << 10 };
     // The last client's thread may be about to end.
     namespace.until("the engine gives back what it does not need", || {
         let kilobytes = status(&namespace, &pid, "VmRSS");
