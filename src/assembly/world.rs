@@ -55,16 +55,15 @@ impl World {
     pub async fn apply(&mut self, operations: &[Operation]) -> Applied {
         let mut done = 0;
         while let Some(rest) = operations.get(done..).filter(|rest| !rest.is_empty()) {
-            let (run, port): (_, &mut dyn Port) = match self.owner(rest) {
-                Some(Owner::Engines(run)) => (run, &mut *self.engines),
-                Some(Owner::Kernel(run)) => (run, &mut *self.kernel),
+            let (run, applying) = match self.owner(rest) {
+                Some(Owner::Engines(run)) => (run, self.engines.apply(run)),
+                Some(Owner::Kernel(run)) => (run, self.kernel.apply(run)),
                 None => {
                     let failure = rest.first().map(nobody);
                     return Applied { done, failure };
                 }
             };
-            let run = rest.get(..run).unwrap_or(rest);
-            let Ok(applied) = timeout(self.patience.1, port.apply(run)).await else {
+            let Ok(applied) = timeout(self.patience.1, applying).await else {
                 // How far it came is not known; what is read next will tell.
                 let failure = run.first().map(|operation| late(operation, self.patience.1));
                 return Applied { done, failure };
@@ -78,17 +77,18 @@ impl World {
         Applied { done, failure: None }
     }
 
-    /// Whose the first operation is, and how many that follow are the same port's.
-    fn owner(&self, operations: &[Operation]) -> Option<Owner> {
+    /// Whose the first operation is, with those that follow and are the same port's.
+    fn owner<'a>(&self, operations: &'a [Operation]) -> Option<Owner<'a>> {
         let first = operations.first()?;
-        let run = |port: &dyn Port| {
+        let run = |accepts: &dyn Fn(&Operation) -> bool| {
             let same = operations.iter().take(MOST_OPERATIONS);
-            same.take_while(|operation| port.accepts(operation)).count()
+            let count = same.take_while(|operation| accepts(operation)).count();
+            operations.get(..count).unwrap_or(operations)
         };
         if self.engines.accepts(first) {
-            Some(Owner::Engines(run(&*self.engines)))
+            Some(Owner::Engines(run(&|operation| self.engines.accepts(operation))))
         } else if self.kernel.accepts(first) {
-            Some(Owner::Kernel(run(&*self.kernel)))
+            Some(Owner::Kernel(run(&|operation| self.kernel.accepts(operation))))
         } else {
             None
         }
@@ -112,9 +112,9 @@ impl World {
     }
 }
 
-enum Owner {
-    Kernel(usize),
-    Engines(usize),
+enum Owner<'a> {
+    Kernel(&'a [Operation]),
+    Engines(&'a [Operation]),
 }
 
 fn nobody(operation: &Operation) -> OperationError {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     Daemon, print, print_json, table,
-    text::{author, moment},
+    text::{author, moment, plain},
 };
 use crate::model::{service::Failure, status::HistoryEntry};
 
@@ -38,6 +38,6 @@ fn row(entry: &HistoryEntry) -> Vec<String> {
             .map(|revision| format!("revision {revision}"))
             .unwrap_or_default(),
         entry.author.as_ref().map(author).unwrap_or_default(),
-        entry.detail.clone(),
+        plain(&entry.detail),
     ]
 }

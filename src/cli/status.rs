@@ -6,7 +6,7 @@ use super::{
     Daemon, print, print_json,
     style::Style,
     table,
-    text::{ago, author, bytes, findings, now},
+    text::{ago, author, bytes, findings, now, plain},
 };
 use crate::model::{
     service::{Failure, FailureKind},
@@ -72,11 +72,11 @@ pub(super) fn render(status: &Status, now: u64, style: Style) -> String {
 }
 
 fn headline(status: &Status, now: u64, style: Style) -> String {
-    let name = status.name.as_deref().unwrap_or("tunneld");
+    let name = plain(status.name.as_deref().unwrap_or("tunneld"));
     let state = match &status.state {
         State::Empty => style.dim("no document yet; next: tunneld apply FILE"),
         State::Starting => style.warn("starting"),
-        State::InSync => style.good("in sync"),
+        State::InSync => in_sync(status, style),
         State::Applying => style.warn("applying"),
         State::Drifted(reason) => style.bad(&format!("drifted: {reason}")),
         State::Blind(reason) => style.bad(&format!("cannot read the kernel: {reason}")),
@@ -85,7 +85,7 @@ fn headline(status: &Status, now: u64, style: Style) -> String {
         let comment = if revision.comment.is_empty() {
             String::new()
         } else {
-            format!(" \"{}\"", revision.comment)
+            format!(" \"{}\"", plain(&revision.comment))
         };
         format!(
             "revision {} by {}, {}{comment}, ",
@@ -94,7 +94,24 @@ fn headline(status: &Status, now: u64, style: Style) -> String {
             ago(revision.time, now)
         )
     });
-    format!("{}: {revision}{state}\n", style.bold(name))
+    format!("{}: {revision}{state}\n", style.bold(&name))
+}
+
+/// Equal to the document but for what cannot be programmed, and how much that is.
+fn in_sync(status: &Status, style: Style) -> String {
+    let counted = [
+        (status.waiting.len(), "waiting"),
+        (status.conflicts.len(), "in the way"),
+    ];
+    let rest: Vec<String> = counted
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match rest.as_slice() {
+        [] => style.good("in sync"),
+        rest => style.warn(&format!("in sync but for {}", rest.join(", "))),
+    }
 }
 
 fn render_tunnel(tunnel: &Tunnel, now: u64, style: Style) -> String {
@@ -133,7 +150,8 @@ fn peer_row(peer: &PeerStatus, now: u64, style: Style) -> Vec<String> {
     let key = peer.public_key.to_string();
     let name = peer
         .name
-        .clone()
+        .as_deref()
+        .map(plain)
         .unwrap_or_else(|| key.chars().take(12).chain(['…']).collect());
     let endpoint = peer
         .current_endpoint

@@ -98,7 +98,17 @@ pub(super) fn duration(seconds: f64) -> String {
 
 /// Who it was.
 pub(super) fn author(author: &Author) -> String {
-    author.user.clone().unwrap_or_else(|| format!("uid {}", author.uid))
+    author
+        .user
+        .as_deref()
+        .map_or_else(|| format!("uid {}", author.uid), plain)
+}
+
+/// Text that somebody wrote, as one line that cannot command a terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A plan for people: the operations, then what waits, what is in the way and what to know.
@@ -128,6 +138,7 @@ pub(super) fn plan(report: &PlanReport, style: Style) -> String {
 pub(super) fn findings(out: &mut String, heading: &str, findings: &[Finding]) {
     for Finding { object, reason } in findings {
         // Writing to a String cannot fail.
+        let (object, reason) = (plain(object), plain(reason));
         let _ = match object.as_str() {
             "" => writeln!(out, "{heading}: {reason}"),
             _ => writeln!(out, "{heading}: {object}: {reason}"),
@@ -140,10 +151,10 @@ pub(super) fn complain(failure: &Failure) {
     let style = Style::stderr();
     let mut out = String::new();
     for Finding { object, reason } in &failure.findings {
-        let _ = writeln!(out, "{}: {reason}", style.bold(object));
+        let _ = writeln!(out, "{}: {}", style.bold(&plain(object)), plain(reason));
     }
     if !failure.message.is_empty() {
-        let _ = writeln!(out, "{}: {}", style.bad("tunneld"), failure.message);
+        let _ = writeln!(out, "{}: {}", style.bad("tunneld"), plain(&failure.message));
     }
     // Nobody is left to tell when standard error fails.
     std::io::stderr().lock().write_all(out.as_bytes()).ok();
@@ -173,6 +184,11 @@ mod tests {
         assert_eq!(moment(951_782_399), "2000-02-28T23:59:59Z");
         assert_eq!(moment(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(moment(1_795_392_000), "2026-11-23T00:00:00Z");
+    }
+
+    #[test]
+    fn text_from_outside_does_not_command_the_terminal() {
+        assert_eq!(plain("evil\n\u{1b}[31mred\0"), "evil\u{fffd}\u{fffd}[31mred\u{fffd}");
     }
 
     #[test]

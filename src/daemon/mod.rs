@@ -48,8 +48,9 @@ use crate::{
     model::{
         check,
         reconcile::Live,
+        report::seconds,
         service::{Failure, FailureKind, Service, Submission},
-        status::Author,
+        status::{Author, HistoryEntry},
     },
     store::{Checker, Opened, Store},
 };
@@ -258,7 +259,20 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
         .map_err(|error| failed(error.to_string()))?;
     match opened {
         Opened::New | Opened::Existing => tracing::info!("{opened}"),
-        Opened::Restored { .. } | Opened::Lost { .. } | Opened::Degraded(_) => tracing::error!("{opened}"),
+        Opened::Degraded(_) => tracing::error!("{opened}"),
+        Opened::Restored { .. } | Opened::Lost { .. } => {
+            tracing::error!("{opened}");
+            let entry = HistoryEntry {
+                time: seconds(SystemTime::now()),
+                event: "restored".to_owned(),
+                revision: store.live().map(|live| live.revision.number),
+                author: None,
+                detail: format!("{opened}; earlier history and revisions stay in the quarantine"),
+            };
+            if let Err(error) = store.append_history(&entry) {
+                tracing::warn!(%error, "the restore is not in the history");
+            }
+        }
     }
     Ok(Arc::new(store))
 }

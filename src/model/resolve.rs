@@ -2,7 +2,7 @@
 //!
 //! A default route is handled as `wg-quick(8)` does, and an uplink in the same way: the encrypted packets
 //! carry a mark, and rules lead marked and unmarked packets to different tables. The numbers for marks and
-//! tables are chosen here, away from all that the document names; see [`numbers`].
+//! tables are chosen here, away from all that the document names; see `numbers`.
 
 mod numbers;
 mod rules;

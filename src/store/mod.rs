@@ -3,7 +3,7 @@
 //!
 //! # On disk
 //! A directory (0700) with `lock` (held while the store is open, names the holder's pid), `database/`
-//! (sled, see [`database`]), `export.json` (what a restart has to find, see [`export`]) and up to three
+//! (sled, see `database`), `export.json` (what a restart has to find, see `export`) and up to three
 //! `quarantine-N/`. Everything a caller reads often is in memory, so it can be read whatever happens.
 //!
 //! # When something is wrong

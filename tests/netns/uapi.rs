@@ -323,7 +323,8 @@ fn an_idle_engine_is_small() {
         &[("key", KEY)],
     );
     namespace.ip("link set wg0 up");
-    let bound = if is_release() { 3 << 10 } else { 8 << 10 };
+    // A debug build has ten times the program and its relocations; there this only finds a leak.
+    let bound = if is_release() { 3 << 10 } else { 32 << 10 };
     // The last client's thread may be about to end.
     namespace.until("the engine gives back what it does not need", || {
         let kilobytes = status(&namespace, &pid, "VmRSS");
@@ -336,7 +337,7 @@ fn an_idle_engine_is_small() {
 fn garbage_leaves_the_engine_as_it_was() {
     let (namespace, pid) = engine(&[]);
     wg(&namespace, "set wg0 fwmark 7", &[]);
-    let before = status(&namespace, &pid, "VmRSS");
+    let before = status(&namespace, &pid, "RssAnon");
     let mut seed = 1_u64;
     let mut noise = |count: usize| -> Vec<u8> {
         let byte = |_| {
@@ -367,14 +368,14 @@ fn garbage_leaves_the_engine_as_it_was() {
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
     assert_eq!(wg(&namespace, "show wg0 fwmark", &[]), "0x7\n");
-    let grown = status(&namespace, &pid, "VmRSS").saturating_sub(before);
+    let grown = status(&namespace, &pid, "RssAnon").saturating_sub(before);
     assert!(grown < 2 << 10, "{grown} kB more");
 }
 
 #[test]
 fn a_thousand_clients_are_bounded() {
     let (namespace, pid) = engine(&[]);
-    let before = status(&namespace, &pid, "VmRSS");
+    let before = status(&namespace, &pid, "RssAnon");
     let clients: Vec<_> = (0..1000)
         .map(|_| {
             let mut stream = connect(&namespace);
@@ -388,7 +389,7 @@ fn a_thousand_clients_are_bounded() {
         "somebody new is served"
     );
     assert!(status(&namespace, &pid, "Threads") <= 40);
-    let grown = status(&namespace, &pid, "VmRSS").saturating_sub(before);
+    let grown = status(&namespace, &pid, "RssAnon").saturating_sub(before);
     assert!(grown < 4 << 10, "{grown} kB more");
     let descriptors = namespace.run(["ls", &format!("/proc/{pid}/fd")]);
     assert!(descriptors.lines().count() < 100);

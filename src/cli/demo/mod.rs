@@ -3,7 +3,7 @@
 //! Three layers of processes, each of this same executable:
 //!
 //! ```text
-//! front ── user (if not root), mount and PID namespace ──▶ stage (PID 1 in there)
+//! front ── user (if not root), mount, PID, network namespace ──▶ stage (PID 1 in there)
 //!                                                            ├─ node left    network namespace, then `tunneld run`
 //!                                                            ├─ node right   network namespace, then `tunneld run`
 //!                                                            └─ node host    network namespace, answers the bulk transfer
@@ -70,9 +70,9 @@ fn failed(step: &str) -> impl Fn(std::io::Error) -> Failure {
 }
 
 /// The executable again, without what a service manager may have told this process.
-fn this_program(part: &str) -> Result<Command, Failure> {
-    let program = std::env::current_exe().map_err(failed("find this program"))?;
-    let mut command = Command::new(program);
+fn this_program(part: &str) -> Command {
+    // Not by its path: that may lie below a directory that the stage covers.
+    let mut command = Command::new("/proc/self/exe");
     command.args(["demo", "--part", part]);
     for name in [
         "INVOCATION_ID",
@@ -83,12 +83,12 @@ fn this_program(part: &str) -> Result<Command, Failure> {
     ] {
         command.env_remove(name);
     }
-    Ok(command)
+    command
 }
 
 fn front(arguments: &Arguments) -> Result<(), Failure> {
     enter_namespaces()?;
-    let mut stage = this_program("stage")?;
+    let mut stage = this_program("stage");
     stage.args([
         "--seconds",
         &arguments.seconds.to_string(),
@@ -116,11 +116,11 @@ fn front(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Children will be in new mount and PID namespaces; without root, in a user namespace that maps this
+/// Children will be in new mount, PID and network namespaces; without root, in a user namespace that maps this
 /// user to root (`user_namespaces(7)`).
 fn enter_namespaces() -> Result<(), Failure> {
     let (uid, gid) = (getuid(), getgid());
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET;
     if !uid.is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }

@@ -19,7 +19,7 @@ pub(super) type End<'a> = (u32, &'a str);
 
 /// A cable between two namespaces: a pair of veth links.
 pub(super) async fn cable(handle: &Handle, (left, left_name): End<'_>, (right, right_name): End<'_>) -> Result<()> {
-    // Made here under names that cannot clash, then renamed on the way.
+    // Made in the stage's own namespace, where nobody else is, and renamed on the way.
     let (a, b) = ("demo-a", "demo-b");
     handle.link().add(LinkVeth::new(a, b).build()).execute().await?;
     for (name, pid, new_name) in [(a, left, left_name), (b, right, right_name)] {

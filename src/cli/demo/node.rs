@@ -65,8 +65,7 @@ fn daemon(site: Site, links: &[(&str, Ipv4Addr)]) -> Result<(), Failure> {
         Ok(())
     })?;
     let directory = site.directory();
-    let program = std::env::current_exe().map_err(failed("find this program"))?;
-    let error = Command::new(program)
+    let error = Command::new("/proc/self/exe")
         .arg("run")
         .arg("--state-dir")
         .arg(directory.join("state"))

@@ -88,7 +88,7 @@ impl Node {
             .map_err(failed("bind the readiness socket"))?;
         let ready = UnixDatagram::from_std(socket).map_err(failed("bind the readiness socket"))?;
         let log = fs::File::create(directory.join("log")).map_err(failed("make a log"))?;
-        let mut child = this_program(name)?
+        let mut child = this_program(name)
             .env("NOTIFY_SOCKET", &notify)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! The JSON schema that is derived from [`Document`], in a form that is quick to walk. The schema is what
+//! The JSON schema that is derived from [`Document`](crate::model::document::Document), in a form that is quick to walk. The schema is what
 //! everybody else sees, so the check follows it and not a second description.
 
 use std::{

@@ -167,7 +167,12 @@ fn missing_secret(name: &InterfaceName, tunnel: &WireGuard, secrets: &Secrets) -
 fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, secrets: &Secrets, draft: &mut Draft) -> Fate {
     let link = observed.links.get(name);
     if let Some(Owner::Foreign(who)) = link.map(|link| &link.owner) {
-        let reason = format!("a link of this name is there that is not ours ({who})");
+        let kind = if who.is_empty() {
+            String::new()
+        } else {
+            format!(" ({who})")
+        };
+        let reason = format!("a link of this name is there that is not ours{kind}");
         draft.conflict(Object::Link(name.clone()), reason);
         return Fate::Absent;
     }
