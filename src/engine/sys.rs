@@ -69,12 +69,12 @@ pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives program text back that only the start or a client needed; what is needed again comes back from the
-/// file. It halves what an idle engine holds, and there is one for each interface.
+/// Gives program text and constants back that only the start or a burst of work needed; what is needed again
+/// comes back from the file. It halves what an idle engine holds, and there is one for each interface.
 pub(super) fn release_text() -> io::Result<()> {
-    for (start, length) in std::fs::read_to_string("/proc/self/maps")?.lines().filter_map(text) {
-        // SAFETY: the range is a whole mapping of this process, private, of a file, and never writable, so
-        // that each of its pages equals the file's and reads the same after it was dropped.
+    for (start, length) in clean_file_mappings(&std::fs::read_to_string("/proc/self/smaps")?) {
+        // SAFETY: the range is a whole mapping of this process, private, of a file, not writable, and without
+        // a page that differs from the file's, so that each reads the same after it was dropped.
         let result = unsafe {
             libc::madvise(
                 std::ptr::with_exposed_provenance_mut(start),
@@ -87,8 +87,23 @@ pub(super) fn release_text() -> io::Result<()> {
     Ok(())
 }
 
-/// Where a line of `proc_pid_maps(5)` maps a file's text: its address and length.
-fn text(line: &str) -> Option<(usize, usize)> {
+/// Address and length of each mapping in `proc_pid_smaps(5)` that is a file's, cannot be written, and has no
+/// page of its own (relocated constants do).
+fn clean_file_mappings(smaps: &str) -> Vec<(usize, usize)> {
+    let mut clean = Vec::new();
+    let mut mapping = None;
+    for line in smaps.lines() {
+        match line.strip_prefix("Anonymous:") {
+            Some(size) if size.trim() == "0 kB" => clean.extend(mapping.take()),
+            Some(_) => mapping = None,
+            None => mapping = file_mapping(line).or(mapping),
+        }
+    }
+    clean
+}
+
+/// Where the first line of a mapping maps a file that cannot be written: its address and length.
+fn file_mapping(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_whitespace();
     let (range, permissions, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
     let (start, end) = range.split_once('-')?;
@@ -96,8 +111,8 @@ fn text(line: &str) -> Option<(usize, usize)> {
         usize::from_str_radix(start, 16).ok()?,
         usize::from_str_radix(end, 16).ok()?,
     );
-    let is_text = permissions == "r-xp" && inode != "0";
-    is_text.then_some((start, end.checked_sub(start)?))
+    let fixed = matches!(permissions, "r-xp" | "r--p") && inode != "0";
+    fixed.then_some((start, end.checked_sub(start)?))
 }
 
 #[cfg(test)]
@@ -105,17 +120,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_files_text_is_given_back() {
-        let line = "55d0e0a4b000-55d0e0bed000 r-xp 00048000 fe:00 1234   /usr/bin/tunneld";
-        assert_eq!(text(line), Some((0x55d0_e0a4_b000, 0x1a_2000)));
+    fn only_clean_pages_of_files_are_given_back() {
+        let mapping = |line: &str, anonymous: u32| {
+            format!("{line}\nSize:  100 kB\nRss:  100 kB\nAnonymous:  {anonymous} kB\nVmFlags: rd ex mr\n")
+        };
+        let text = "55d0e0a4b000-55d0e0bed000 r-xp 00048000 fe:00 1234   /usr/bin/tunneld";
+        let constants = "55d0e0a00000-55d0e0a4b000 r--p 00000000 fe:00 1234   /usr/bin/tunneld";
+        let given = [(0x55d0_e0a4_b000, 0x1a_2000), (0x55d0_e0a0_0000, 0x4_b000)];
+        assert_eq!(clean_file_mappings(&(mapping(text, 0) + &mapping(constants, 0))), given);
+        assert_eq!(clean_file_mappings(&mapping(constants, 4)), [], "relocated");
         for other in [
-            "55d0e0a4b000-55d0e0bed000 r--p 00048000 fe:00 1234   /usr/bin/tunneld",
-            "55d0e0a4b000-55d0e0bed000 rwxp 00048000 fe:00 1234   /usr/bin/tunneld",
+            "55d0e0a4b000-55d0e0bed000 rw-p 00048000 fe:00 1234   /usr/bin/tunneld",
             "7ffd3b5e1000-7ffd3b5e3000 r-xp 00000000 00:00 0      [vdso]",
             "nonsense",
             "",
         ] {
-            assert_eq!(text(other), None, "{other}");
+            assert_eq!(clean_file_mappings(&mapping(other, 0)), [], "{other}");
         }
     }
 }

@@ -26,11 +26,13 @@ use super::{
     outbound::{Outbound, send},
     peer::{MAX_CONTROL, Peer},
     routing::Routing,
-    udp,
+    sys, udp,
 };
 
 /// How often the timers of active peers run: `Tunn` counts on four times a second.
 const TICK: Duration = Duration::from_millis(250);
+/// A quiet after which memory is given back.
+const QUIET: Duration = Duration::from_secs(1);
 /// Reads from one side before the other has its turn.
 const TURN: usize = 32;
 
@@ -53,6 +55,10 @@ pub(super) struct Worker {
     /// Peers whose timers run.
     timers: Vec<Arc<Peer>>,
     next_tick: Option<Instant>,
+    /// When something last came from anywhere.
+    last_work: Instant,
+    /// Memory was given back since.
+    rested: bool,
 }
 
 impl Worker {
@@ -81,6 +87,8 @@ impl Worker {
             control: udp::control_buffer(),
             timers: Vec::new(),
             next_tick: None,
+            last_work: Instant::now(),
+            rested: false,
         })
     }
 
@@ -89,7 +97,12 @@ impl Worker {
         self.shared.follow_link();
         let mut events = [MaybeUninit::uninit(); 8];
         while !self.shared.stop.load(Ordering::Acquire) {
-            let timeout = self.next_tick.map(|due| due.saturating_duration_since(Instant::now()));
+            let due = self.next_tick.map(|due| due.saturating_duration_since(Instant::now()));
+            let timeout = if self.rested {
+                due
+            } else {
+                Some(due.map_or(QUIET, |due| due.min(QUIET)))
+            };
             let timeout = timeout.map(|left| Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
@@ -99,6 +112,7 @@ impl Worker {
                 Err(Errno::INTR) => continue,
                 Err(_) => break,
             };
+            self.rest(!tokens.is_empty());
             // News of the link were there before the packets that it now lets pass.
             if tokens.iter().any(|(token, _)| *token == LINK) {
                 self.shared.follow_link();
@@ -118,6 +132,18 @@ impl Worker {
             self.tick();
         }
         self.shared.finish();
+    }
+
+    /// Gives memory back once per quiet: what a burst of work needed, timers do not.
+    fn rest(&mut self, worked: bool) {
+        if worked {
+            (self.last_work, self.rested) = (Instant::now(), false);
+        } else if !self.rested && self.last_work.elapsed() >= QUIET {
+            self.rested = true;
+            if let Err(error) = sys::release_text() {
+                tracing::info!("cannot give memory back: {error}");
+            }
+        }
     }
 
     /// Takes over a new picture of the configuration, and new sockets with it.
