@@ -73,20 +73,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Reads a document, from standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
     let read = if file == Path::new("-") {
-        std::io::stdin().lock().take(limit).read_to_string(&mut text)
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
     } else {
-        File::open(file).and_then(|open| open.take(limit).read_to_string(&mut text))
+        File::open(file).and_then(|open| open.take(limit).read_to_end(&mut bytes))
     };
-    match read {
-        Ok(_) => Ok(text),
-        Err(error) => Err(Failure::new(
-            FailureKind::Request,
-            format!("cannot read {}: {error}", file.display()),
-        )),
-    }
+    read.map_err(|error| Failure::new(FailureKind::Request, format!("cannot read {}: {error}", file.display())))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let right = error
+            .as_bytes()
+            .get(..error.utf8_error().valid_up_to())
+            .unwrap_or_default();
+        let (line, column) = end_of(&String::from_utf8_lossy(right));
+        let message = format!(
+            "{}:{line}:{column}: this is not UTF-8; save the document as UTF-8",
+            file.display()
+        );
+        Failure::new(FailureKind::Document, message)
+    })
+}
+
+/// Line and column, from 1, of what would follow `text`.
+fn end_of(text: &str) -> (usize, usize) {
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    (text.matches('\n').count() + 1, last.chars().count() + 1)
 }
 
 /// The findings of a failed document under the name of its file.
@@ -96,4 +108,18 @@ pub(super) fn located(mut failure: Failure, file: &Path) -> Failure {
         *object = format!("{name}:{object}");
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_have_a_place() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"version = 1\n# \xc3\xa4\xff").unwrap();
+        let failure = read(file.path()).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Document);
+        assert!(failure.message.contains(":2:4: "), "{}", failure.message);
+    }
 }

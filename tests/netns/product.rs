@@ -397,6 +397,33 @@ fn scrape(appliance: &Appliance, accept: &str) -> String {
 }
 
 #[test]
+fn journald_gets_fields_of_their_own() {
+    let left = Appliance::idle();
+    left.write("/run/log", "");
+    let journal = left.namespace.enter(|| {
+        std::fs::create_dir_all("/run/systemd/journal").unwrap();
+        std::os::unix::net::UnixDatagram::bind("/run/systemd/journal/socket").unwrap()
+    });
+    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The service manager says so that standard error is the journal's (systemd.exec(5)).
+    left.start(&format!(
+        "env JOURNAL_STREAM=$(stat -c %d:%i /run/log) {}",
+        executable()
+    ));
+    left.apply("version = 1\n");
+    let mut record = vec![0; 1 << 16];
+    loop {
+        let length = journal.recv(&mut record).expect("a record of the apply");
+        let text = String::from_utf8_lossy(&record[..length]);
+        if text.contains("a document was applied") {
+            assert!(text.contains("\nREVISION\n") && text.contains("PRIORITY\n"), "{text}");
+            break;
+        }
+    }
+    assert_eq!(left.log(), "", "the journal has it all");
+}
+
+#[test]
 fn promtool_and_a_real_prometheus_read_the_metrics() {
     let (left, _right, _) = tunnelled();
     left.write("/run/metrics", &scrape(&left, "text/plain"));
