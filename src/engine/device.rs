@@ -89,7 +89,9 @@ impl Shared {
             self.link.limit_segments(state.mtu);
         }
         let mut control = lock(&self.control);
-        if control.set_up(state.up) {
+        // As with the kernel, sessions end when the link goes down, however short that is.
+        let fell = state.fell && control.set_up(false);
+        if control.set_up(state.up) || fell {
             self.publish(control.routing());
         }
     }

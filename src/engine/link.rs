@@ -35,6 +35,8 @@ pub(super) struct Link {
 pub(super) struct LinkState {
     /// Whether packets may pass.
     pub(super) up: bool,
+    /// Whether it was down at some moment since the last reading, even if it is up again.
+    pub(super) fell: bool,
     /// Maximum transmission unit in bytes.
     pub(super) mtu: u32,
 }
@@ -72,13 +74,15 @@ impl Link {
 
     /// The link as it is now.
     pub(super) fn read(&self) -> io::Result<LinkState> {
-        // What the news are does not matter: the link's state is read anew, so that none can be missed.
+        // The link's state is read anew, so that nothing can be missed; the news only tell what is over.
+        let mut fell = false;
         let mut buffer = Vec::with_capacity(ANSWER);
         while self
             .news
             .recv(&mut buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
             .is_ok()
         {
+            fell |= self.says_down(&buffer);
             buffer.clear();
         }
         let mut message = LinkMessage::default();
@@ -91,10 +95,21 @@ impl Link {
                 });
                 Ok(LinkState {
                     up: link.header.flags.contains(LinkFlags::Up),
+                    fell,
                     mtu: mtu.ok_or(io::ErrorKind::InvalidData)?,
                 })
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Whether a piece of news is that this link is down.
+    fn says_down(&self, news: &[u8]) -> bool {
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(news).map(|message| message.payload) {
+            Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))) => {
+                link.header.index == self.index && !link.header.flags.contains(LinkFlags::Up)
+            }
+            _ => false,
         }
     }
 
