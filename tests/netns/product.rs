@@ -77,6 +77,23 @@ fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
 }
 
 #[test]
+fn replacing_the_engine_keeps_the_link_and_makes_a_new_handshake() {
+    let (left, _right, documents) = tunnelled();
+    let link = || left.namespace.ip_json("link show wg0")[0]["ifindex"].clone();
+    let engine = || {
+        left.namespace
+            .run(["sh", "-c", "ss -xlpH | grep wg0.sock | grep -o pid=[0-9]*"])
+    };
+    let (index, before) = (link(), engine());
+    let replaced = left.tunneld(&["engine", "--replace"], "");
+    assert!(replaced.contains("wg0"), "{replaced}");
+    assert_ne!(engine(), before, "another process serves the socket");
+    assert_eq!(link(), index, "the link stayed, and with it addresses and routes");
+    assert_eq!(left.plan(&documents[0]), Vec::<String>::new());
+    assert!(left.pings("20.20.20.20"), "a new handshake");
+}
+
+#[test]
 fn what_the_kernel_announces_is_repaired_by_event_alone() {
     let (left, right) = cabled();
     let peer = right.key("/run/wg0.key").1;
