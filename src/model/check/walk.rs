@@ -3,7 +3,10 @@
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use super::{
-    super::problem::{Path, Segment},
+    super::{
+        problem::{Path, Segment},
+        types::{InterfaceName, PublicKey},
+    },
     Found, MAX_ERRORS, Sort,
     shape::{Kind, PUBLIC_KEY, Shape, Table},
     shown::{nearest, shown, shown_key},
@@ -21,6 +24,9 @@ pub(super) fn check(text: &str, root: &mut Node, shape: &Shape, found: &mut Vec<
     };
     walk.node(root, shape)
 }
+
+/// Errors up to which a stand-in says line and column.
+const SPOKEN: usize = 100;
 
 struct Walk<'a> {
     text: &'a str,
@@ -66,9 +72,18 @@ impl Walk<'_> {
                 return false;
             };
             self.path.push(Segment::Key(Cow::Owned(name.clone())));
-            let good = self.node(&mut entry.node, shape);
+            let mut good = self.node(&mut entry.node, shape);
             self.path.pop();
-            whole &= good || !table.required.contains(name);
+            if !good && table.required.contains(name) {
+                // Counting lines again and again would be dear in a text that is one long error.
+                let before = self.text.get(..entry.key.start).filter(|_| self.found.len() < SPOKEN);
+                // With a stand-in the rest of the element still meets everybody else.
+                good = stand_in(shape, before, entry.key.start).is_some_and(|text| {
+                    entry.node.value = Value::Text(text);
+                    true
+                });
+                whole &= good;
+            }
             good
         });
         for name in &table.required {
@@ -197,6 +212,38 @@ impl Walk<'_> {
 }
 
 /// What belongs here, and how to write it.
+/// A name or key that nobody writes, for one that is wrong: unique by its place in the text, so that no two
+/// of them conflict. A name says line and column, for it may stand in another error.
+fn stand_in(shape: &Shape, before: Option<&str>, place: usize) -> Option<String> {
+    let Kind::Text {
+        format: Some(format), ..
+    } = &shape.kind
+    else {
+        return None;
+    };
+    match format.name {
+        "interface-name" => Some(spoken_place(before, place)),
+        PUBLIC_KEY => {
+            let mut bytes = [0xff; 32];
+            let number = place.to_be_bytes();
+            bytes.iter_mut().zip(number).for_each(|(to, from)| *to = from);
+            Some(PublicKey::from_bytes(bytes).to_string())
+        }
+        _ => None,
+    }
+}
+
+/// `?LINE-COLUMN` of what follows `before`, if that fits a name; the place itself otherwise.
+fn spoken_place(before: Option<&str>, place: usize) -> String {
+    let spoken = before.map(|before| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("?{line}-{column}")
+    });
+    let fitting = spoken.filter(|spoken| spoken.len() <= InterfaceName::MAX_BYTES);
+    fitting.unwrap_or_else(|| format!("?{place}"))
+}
+
 fn expectation(kind: &Kind) -> (&'static str, String) {
     match kind {
         Kind::Table(_) => ("a table", "write a table of keys and values".into()),
