@@ -1,6 +1,6 @@
 //! Bad documents with everything the check says about them: `NAME.toml` or `NAME.json`, and `NAME.expected`
 //! with one error a line; and `docs/document.md`, whose reference part is made from the schema and whose
-//! examples are checked. `WRITE_EXPECTED=1` writes both anew; read the difference before you keep it.
+//! examples are checked. `UPDATE_GOLDEN=1` writes both anew; read the difference before you keep it.
 
 use std::{
     fs, io,
@@ -30,7 +30,7 @@ fn cases() -> io::Result<Vec<PathBuf>> {
 }
 
 fn writes() -> bool {
-    std::env::var_os("WRITE_EXPECTED").is_some()
+    std::env::var_os("UPDATE_GOLDEN").is_some()
 }
 
 fn findings(text: &str) -> String {
@@ -74,7 +74,7 @@ fn the_reference_page_has_every_field() {
     } else {
         assert_eq!(
             written, made,
-            "docs/document.md is behind the schema: run this test with WRITE_EXPECTED=1"
+            "docs/document.md is behind the schema: run this test with UPDATE_GOLDEN=1"
         );
     }
 }
