@@ -6,12 +6,14 @@
 mod apply;
 mod check;
 mod completion;
+mod confirm;
 mod demo;
 mod diff;
 mod doctor;
 mod engine;
 mod history;
 mod plan;
+mod rollback;
 mod run;
 mod schema;
 mod show;
@@ -40,7 +42,7 @@ Exit codes:
   0 done   1 internal error   2 wrong use   3 errors in the document, nothing changed
   4 the kernel refused, the previous state is back   5 it could not be restored whole
   6 another operation is running   7 the store cannot be written   8 not permitted
-  9 no such revision or tunnel   10 the daemon does not answer
+  9 no such revision or tunnel, nothing to confirm   10 the daemon does not answer
 
 Examples:
   tunneld demo                        see it work, in namespaces of its own
@@ -67,6 +69,8 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Apply(apply::Arguments),
+    Confirm(confirm::Arguments),
+    Rollback(rollback::Arguments),
     Status(status::Arguments),
     History(history::Arguments),
     Show(show::Arguments),
@@ -120,6 +124,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments, &ask()?),
         Command::Apply(arguments) => apply::run(&arguments, &ask()?),
+        Command::Confirm(arguments) => confirm::run(&arguments, &ask()?),
+        Command::Rollback(arguments) => rollback::run(&arguments, &ask()?),
         Command::Status(arguments) => status::run(&arguments, &ask()?),
         Command::History(arguments) => history::run(&arguments, &ask()?),
         Command::Show(arguments) => show::run(&arguments, &ask()?),

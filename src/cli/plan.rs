@@ -20,6 +20,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure> {
     let submission = Submission {
+        confirm: None,
         document: check::read(&arguments.file)?,
         comment: String::new(),
     };

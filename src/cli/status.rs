@@ -6,7 +6,7 @@ use super::{
     Daemon, print, print_json,
     style::Style,
     table,
-    text::{ago, author, bytes, findings, now, plain},
+    text::{self, ago, author, bytes, findings, now, plain},
 };
 use crate::model::{
     service::{Failure, FailureKind},
@@ -94,7 +94,12 @@ fn headline(status: &Status, now: u64, style: Style) -> String {
             ago(revision.time, now)
         )
     });
-    format!("{}: {revision}{state}\n", style.bold(&name))
+    let trial = status.trial.as_ref().map(|trial| text::trial(trial, style));
+    format!(
+        "{}: {revision}{state}{}\n",
+        style.bold(&name),
+        trial.unwrap_or_default()
+    )
 }
 
 /// Equal to the document but for what cannot be programmed, and how much that is.

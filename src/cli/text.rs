@@ -9,7 +9,7 @@ use std::{
 use super::style::Style;
 use crate::model::{
     service::Failure,
-    status::{Author, Finding, PlanReport},
+    status::{Author, Finding, PlanReport, TrialStatus},
 };
 
 /// Seconds since 1970.
@@ -47,6 +47,17 @@ pub(super) fn span(seconds: u64) -> String {
     } else {
         words.join(" ")
     }
+}
+
+/// What follows "revision N is in force" while it is on trial.
+pub(super) fn trial(trial: &TrialStatus, style: Style) -> String {
+    let back = match trial.fallback {
+        Some(number) => format!("revision {number} comes back"),
+        None => "it goes".to_owned(),
+    };
+    // Half a second counts as one: "in 0 s" would be over.
+    let left = span(trial.seconds.ceil() as u64);
+    style.warn(&format!("; {back} in {left} unless: tunneld confirm"))
 }
 
 /// A number of bytes with a binary prefix, as `wg` prints it.

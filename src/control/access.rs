@@ -51,19 +51,25 @@ pub enum Call {
     Plan,
     /// Apply a document.
     Apply,
+    /// Confirm the revision on trial.
+    Confirm,
+    /// Apply a kept revision again.
+    Rollback,
     /// Move engines to another executable.
     ReplaceEngine,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Status,
         Self::History,
         Self::Show,
         Self::Schema,
         Self::Plan,
         Self::Apply,
+        Self::Confirm,
+        Self::Rollback,
         Self::ReplaceEngine,
     ];
 
@@ -71,7 +77,7 @@ impl Call {
     pub const fn needs(self) -> Role {
         match self {
             Self::Status | Self::History | Self::Show | Self::Schema => Role::Viewer,
-            Self::Plan | Self::Apply | Self::ReplaceEngine => Role::Admin,
+            Self::Plan | Self::Apply | Self::Confirm | Self::Rollback | Self::ReplaceEngine => Role::Admin,
         }
     }
 }

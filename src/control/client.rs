@@ -11,8 +11,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::model::{
     document,
-    service::{Failure, FailureKind, StoredDocument, Submission},
-    status::{ApplyReport, HistoryEntry, PlanReport, Status},
+    service::{Failure, FailureKind, Rollback, StoredDocument, Submission},
+    status::{ApplyReport, HistoryEntry, PlanReport, Revision, Status},
     types::InterfaceName,
 };
 
@@ -61,6 +61,22 @@ impl Client {
     /// As [`Client::status`]. Without an answer the apply may have happened all the same: look at the status.
     pub async fn apply(&self, submission: &Submission) -> Result<ApplyReport, Failure> {
         self.change("/v1/apply", submission).await
+    }
+
+    /// Confirms the revision on trial; it is the answer.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn confirm(&self) -> Result<Option<Revision>, Failure> {
+        self.change("/v1/confirm", &serde_json::json!({})).await
+    }
+
+    /// Applies the document of a kept revision as a new one.
+    ///
+    /// # Errors
+    /// As [`Client::apply`].
+    pub async fn rollback(&self, rollback: &Rollback) -> Result<ApplyReport, Failure> {
+        self.change("/v1/rollback", rollback).await
     }
 
     /// What happened, newest first, at most `limit`.

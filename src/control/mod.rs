@@ -8,6 +8,8 @@
 //! | `GET /v1/schema` | viewer | JSON schema of the document |
 //! | `POST /v1/plan` | admin | [`PlanReport`](crate::model::status::PlanReport) for a [`Submission`](crate::model::service::Submission) |
 //! | `POST /v1/apply` | admin | [`ApplyReport`](crate::model::status::ApplyReport) for a [`Submission`](crate::model::service::Submission) |
+//! | `POST /v1/confirm` | admin | [`Revision`](crate::model::status::Revision) that stays |
+//! | `POST /v1/rollback` | admin | [`ApplyReport`](crate::model::status::ApplyReport) for a [`Rollback`](crate::model::service::Rollback) |
 //! | `POST /v1/engines/replace` | admin | list of tunnels, for an [`EngineRequest`] |
 //!
 //! Every refusal is a [`Failure`](crate::model::service::Failure) with the HTTP status of its kind. Who asks

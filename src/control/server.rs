@@ -214,6 +214,8 @@ fn router(service: Arc<dyn Service>) -> Router {
         .route("/v1/schema", only(get(schema)))
         .route("/v1/plan", only(post(plan)))
         .route("/v1/apply", only(post(apply)))
+        .route("/v1/confirm", only(post(confirm)))
+        .route("/v1/rollback", only(post(rollback)))
         .route("/v1/engines/replace", only(post(replace_engine)))
         .fallback(nothing_here)
         .with_state(service)
@@ -227,6 +229,11 @@ async fn status(State(service): Shared, Extension(arrival): Extension<Arrival>) 
     arrival.admit(Call::Status)?;
     arrival.work(async move { service.status().await }).await
 }
+
+/// A body that says nothing: `{}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 #[derive(Deserialize)]
 struct HistoryQuery {
@@ -274,6 +281,20 @@ async fn apply(State(service): Shared, Extension(arrival): Extension<Arrival>, r
     let author = caller.author.clone();
     arrival
         .work(async move { service.apply(submission, author).await })
+        .await
+}
+
+async fn confirm(State(service): Shared, Extension(arrival): Extension<Arrival>, request: Request) -> Answer {
+    let (caller, Nothing {}) = admit_with_body(&arrival, Call::Confirm, request).await?;
+    let author = caller.author.clone();
+    arrival.work(async move { service.confirm(author).await }).await
+}
+
+async fn rollback(State(service): Shared, Extension(arrival): Extension<Arrival>, request: Request) -> Answer {
+    let (caller, rollback) = admit_with_body(&arrival, Call::Rollback, request).await?;
+    let author = caller.author.clone();
+    arrival
+        .work(async move { service.rollback(rollback, author).await })
         .await
 }
 

@@ -19,11 +19,11 @@ use crate::{
         plan::{Plan, Secrets},
         ports::Backend,
         report,
-        service::{Failure, FailureKind, Service, StoredDocument, Submission},
-        status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Status, StoreStatus},
+        service::{CONFIRM, Failure, FailureKind, Rollback, Service, StoredDocument, Submission},
+        status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status, StoreStatus},
         types::InterfaceName,
     },
-    store::{Store, StoreError, StoreErrorClass},
+    store::{RevisionStatus, Store, StoreError, StoreErrorClass},
 };
 
 /// Room for requests to the main loop.
@@ -39,6 +39,8 @@ const FRESH: Duration = Duration::from_secs(2);
 pub(super) enum Request {
     /// Apply a document.
     Apply(Box<Apply>),
+    /// The document on trial stays.
+    Confirm(Author, oneshot::Sender<Confirmed>),
     /// What has to be read for a plan.
     Scope(Box<Desired>, oneshot::Sender<Result<Scope, Failure>>),
     /// A plan against what was read.
@@ -50,6 +52,9 @@ pub(super) enum Request {
     /// Read key files again.
     Reload,
 }
+
+/// The answer to a confirmation: the revision that stays.
+pub(super) type Confirmed = Result<Option<Revision>, Failure>;
 
 /// A document to apply.
 pub(super) struct Apply {
@@ -153,6 +158,11 @@ impl Service for Handle {
     }
 
     async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
+        if let Some(seconds) = submission.confirm.filter(|seconds| !CONFIRM.contains(seconds)) {
+            let (least, most) = CONFIRM.into_inner();
+            let message = format!("{seconds} s to confirm is not possible; name {least} to {most} s");
+            return Err(Failure::new(FailureKind::Request, message));
+        }
         let (submission, desired, warnings) = validate(submission).await?;
         self.ask(|reply| {
             Request::Apply(Box::new(Apply {
@@ -164,6 +174,30 @@ impl Service for Handle {
             }))
         })
         .await?
+    }
+
+    async fn confirm(&self, author: Author) -> Result<Option<Revision>, Failure> {
+        self.ask(|reply| Request::Confirm(author, reply)).await?
+    }
+
+    async fn rollback(&self, rollback: Rollback, author: Author) -> Result<ApplyReport, Failure> {
+        let wanted = rollback.revision;
+        let target = self.stored(move |store| target(store, wanted)).await??;
+        let (document, number) = match target {
+            Some(stored) => (stored.document, stored.revision.number),
+            None => (EMPTY.to_owned(), 0),
+        };
+        let comment = match rollback.comment.as_str() {
+            "" if number == 0 => "rollback to nothing".to_owned(),
+            "" => format!("rollback to revision {number}"),
+            comment => comment.to_owned(),
+        };
+        let submission = Submission {
+            document,
+            comment,
+            confirm: rollback.confirm,
+        };
+        self.apply(submission, author).await
     }
 
     async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
@@ -204,6 +238,37 @@ impl Service for Handle {
         }
         Ok(names)
     }
+}
+
+/// The document of an appliance that has none.
+const EMPTY: &str = "version = 1\n";
+
+/// What to go back to: the revision named, the fallback of the one on trial, or the one applied before; `None`
+/// is the state before the first.
+fn target(store: &Store, wanted: Option<u64>) -> Result<Option<StoredDocument>, Failure> {
+    if let Some(number) = wanted {
+        return store.revision(number).map(Some).map_err(|error| failure(&error));
+    }
+    if store.trial().is_some() {
+        return Ok(store.fallback());
+    }
+    let Some(live) = store.live() else {
+        let message = "no document was ever applied, so there is nothing to go back to";
+        return Err(Failure::new(FailureKind::NotFound, message));
+    };
+    let kept = store.revisions().map_err(|error| failure(&error))?;
+    let before = kept
+        .iter()
+        .rev()
+        .find(|kept| kept.revision.number < live.revision.number && kept.status == RevisionStatus::Applied);
+    let Some(before) = before else {
+        let message = "no revision is kept that was in force before; 'tunneld history' shows what was";
+        return Err(Failure::new(FailureKind::NotFound, message));
+    };
+    store
+        .revision(before.revision.number)
+        .map(Some)
+        .map_err(|error| failure(&error))
 }
 
 async fn validate(submission: Submission) -> Result<(Submission, Desired, Vec<Finding>), Failure> {

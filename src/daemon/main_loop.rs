@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use super::{
+    callers::Callers,
     handle::{Apply, Request},
+    in_force::InForce,
     metrics_server::Target,
     notes::{self, Repaired},
     service_manager::{self, ServiceManager},
@@ -32,7 +34,7 @@ use crate::{
     model::{
         observed::Observed,
         ports::ObserveError,
-        reconcile::{self, Done, Effect, Event, Live, Machine, Now, Ticket, Write},
+        reconcile::{self, Done, Effect, Event, Machine, Now, Ticket},
         report::{self, Facts, seconds},
         service::{Failure, FailureKind},
         status::{ApplyReport, Finding, State, Status, StoreStatus},
@@ -81,8 +83,7 @@ pub(super) struct MainLoop {
     began: (Instant, SystemTime),
     /// The text of the document in force.
     document: Option<String>,
-    applies: BTreeMap<Ticket, Apply>,
-    last_ticket: Ticket,
+    callers: Callers,
     refreshes: Vec<oneshot::Sender<()>>,
     engines: BTreeMap<InterfaceName, String>,
     questions: Arc<Semaphore>,
@@ -98,8 +99,7 @@ impl MainLoop {
             around,
             began: (Instant::now(), SystemTime::now()),
             document: None,
-            applies: BTreeMap::new(),
-            last_ticket: 0,
+            callers: Callers::default(),
             refreshes: Vec::new(),
             engines: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
@@ -112,13 +112,13 @@ impl MainLoop {
     /// Turns until it is told to stop, or nobody can ask any more.
     pub(super) async fn run(
         mut self,
-        live: Option<(Live, String)>,
+        in_force: InForce,
         mut requests: mpsc::Receiver<Request>,
         mut messages: mpsc::Receiver<Message>,
         mut announcements: Box<dyn Announcements>,
         mut stop: oneshot::Receiver<()>,
     ) {
-        self.start(live);
+        self.start(in_force);
         let mut clock = interval_at(Instant::now() + clock::STORE_INTERVAL, clock::STORE_INTERVAL);
         let watchdog = service_manager::watchdog();
         let mut alive = interval_at(Instant::now(), watchdog.unwrap_or(clock::STORE_INTERVAL));
@@ -155,13 +155,19 @@ impl MainLoop {
         }
     }
 
-    fn start(&mut self, live: Option<(Live, String)>) {
+    fn start(&mut self, in_force: InForce) {
         let store = &self.around.store;
-        let (live, document) = live.unzip();
+        let (live, document) = in_force.document.unzip();
+        let now = self.now().monotonic;
+        let trial = in_force.trial.map(|trial| reconcile::Trial {
+            deadline: now + trial.deadline,
+            ..trial
+        });
         let event = Event::Started {
             interrupted: store.pending().is_some(),
             ledger: store.ledger(),
             live: live.map(Box::new),
+            trial: trial.map(Box::new),
         };
         self.document = document;
         self.job(Job::Clock(SystemTime::now()));
@@ -192,6 +198,10 @@ impl MainLoop {
     fn request(&mut self, request: Request) {
         match request {
             Request::Apply(apply) => self.apply(*apply),
+            Request::Confirm(author, reply) => {
+                let ticket = self.callers.confirm(author, reply);
+                self.event(Event::Confirm(ticket));
+            }
             Request::Scope(desired, reply) => {
                 reply.send(self.scope(&desired)).ok();
             }
@@ -209,21 +219,23 @@ impl MainLoop {
     }
 
     fn apply(&mut self, apply: Apply) {
-        self.last_ticket += 1;
-        let ticket = self.last_ticket;
         let author = &apply.author;
         let user = author.user.clone().unwrap_or_else(|| format!("uid {}", author.uid));
         let process = author.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
         let live = self.machine.live();
-        let same = self.document.as_ref() == Some(&apply.submission.document)
+        let confirm = apply.submission.confirm;
+        let same = confirm.is_none()
+            && self.machine.trial().is_none()
+            && self.document.as_ref() == Some(&apply.submission.document)
             && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
+        let (desired, holder) = (apply.desired.clone(), format!("{user}{process}"));
         let submission = reconcile::Submission {
-            ticket,
-            desired: apply.desired.clone(),
-            holder: format!("{user}{process}"),
+            ticket: self.callers.apply(apply),
+            desired,
+            holder,
             same,
+            confirm: confirm.map(|seconds| Duration::from_secs(seconds.into())),
         };
-        self.applies.insert(ticket, apply);
         self.event(Event::Submitted(Box::new(submission)));
     }
 
@@ -264,7 +276,7 @@ impl MainLoop {
             ]
             .into(),
         };
-        report::status(&self.machine, facts, SystemTime::now())
+        report::status(&self.machine, facts, self.now())
     }
 
     fn event(&mut self, event: Event) {
@@ -294,15 +306,12 @@ impl MainLoop {
             Effect::Observe(scope) => self.command(Command::Observe(scope)),
             Effect::Execute(operations) => self.command(Command::Execute(operations)),
             Effect::Store(write) => {
-                let submission = match &write {
-                    Write::Begin(ticket, _) => self.applies.get(ticket),
-                    _ => None,
-                };
-                let submission = submission.map(|apply| (apply.submission.clone(), apply.author.clone()));
-                self.job(Job::Write(write, submission));
+                let origin = self.callers.origin(&write);
+                self.job(Job::Write(write, origin));
             }
             Effect::Resolve(name) => self.resolve(name),
             Effect::Reply(ticket, result) => self.reply(ticket, result),
+            Effect::Confirmed(ticket, result) => self.callers.confirmed(ticket, result),
             Effect::Note(note) => notes::log(&note, repaired),
         }
     }
@@ -339,7 +348,7 @@ impl MainLoop {
     }
 
     fn reply(&mut self, ticket: Ticket, result: Result<Box<Done>, Failure>) {
-        let Some(apply) = self.applies.remove(&ticket) else {
+        let Some(apply) = self.callers.applied(ticket) else {
             return;
         };
         let answer = result.and_then(|done| self.applied(*done, apply.submission.document, apply.warnings));
@@ -370,6 +379,7 @@ impl MainLoop {
             revision,
             plan: report::plan(&done.plan, self.machine.secrets(), warnings),
             seconds: done.took.as_secs_f64(),
+            trial: report::trial(&self.machine, self.now().monotonic),
         })
     }
 

@@ -13,7 +13,9 @@
 //! so the channels towards the ports and the store have room. Ending the process, in whatever way, changes
 //! nothing in the kernel.
 
+mod callers;
 mod handle;
+mod in_force;
 mod lock;
 mod main_loop;
 mod metrics_server;
@@ -39,15 +41,13 @@ use tokio::{
 };
 
 pub use self::handle::Handle;
-use self::main_loop::MainLoop;
+use self::{in_force::InForce, main_loop::MainLoop};
 use crate::{
     assembly::{self, Announcements, Resolve, World},
     control::{access::Access, server},
     health::{clock, dns::Resolver},
     metrics::Instruments,
     model::{
-        check,
-        reconcile::Live,
         report::seconds,
         service::{Failure, FailureKind, Service, Submission},
         status::{Author, HistoryEntry},
@@ -116,7 +116,7 @@ impl Daemon {
             Arc::clone(&parts.store),
             parts.credentials.clone(),
         ));
-        let live = live(&parts.store);
+        let in_force = InForce::read(&parts.store);
         tokio::spawn(world_task::run(parts.world, commanded, messages.clone()));
         let store = store_task::spawn(Arc::clone(&parts.store), jobs_received, messages.clone());
         let metrics = metrics_server::spawn(
@@ -135,7 +135,7 @@ impl Daemon {
             target,
             metrics: parts.metrics,
         });
-        let main = tokio::spawn(main.run(live, received, messages_received, parts.announcements, stopped));
+        let main = tokio::spawn(main.run(in_force, received, messages_received, parts.announcements, stopped));
         Self {
             handle,
             stop: Some(stop),
@@ -169,27 +169,6 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.main.abort();
         self.metrics.abort();
-    }
-}
-
-/// The document in force with its meaning. One that this version no longer takes is left alone, and so is
-/// everything it once made.
-fn live(store: &Store) -> Option<(Live, String)> {
-    let stored = store.live()?;
-    match check::validate(&stored.document) {
-        Ok((_, desired, _)) => {
-            let revision = Some(stored.revision);
-            Some((Live { revision, desired }, stored.document))
-        }
-        Err(errors) => {
-            let first = errors.first().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(
-                revision = stored.revision.number,
-                "the document in force is not valid for this version, so nothing is changed until \
-                 another is applied: {first}"
-            );
-            None
-        }
     }
 }
 
@@ -324,6 +303,7 @@ async fn apply_file(handle: &Handle, store: &Store, path: &Path) {
     let submission = Submission {
         document,
         comment: format!("from {}", path.display()),
+        confirm: None,
     };
     let author = Author {
         uid: nix::unistd::Uid::effective().as_raw(),

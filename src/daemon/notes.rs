@@ -78,6 +78,8 @@ pub(super) fn log(note: &Note, repaired: &mut Repaired) {
         Note::Sighted => tracing::info!("the kernel can be read again"),
         Note::Interrupted => tracing::warn!("an apply was interrupted; the state before it comes back"),
         Note::RollingBack { because } => tracing::warn!("rolling back: {because}"),
+        Note::Confirmed => tracing::info!("the revision in force was confirmed"),
+        Note::Reverting { because } => tracing::warn!("reverting: {because}"),
         Note::StoreTrouble { reason } => tracing::error!("the store cannot be written: {reason}"),
         Note::Unresolved { name, reason } => tracing::warn!(%name, "{reason}"),
         Note::Moved { name } => tracing::info!(%name, "the name has another address"),

@@ -10,13 +10,12 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 
-use super::main_loop::Message;
+use super::{callers::Origin, main_loop::Message};
 use crate::{
+    health::clock,
     model::{
-        ledger::Ledger,
         reconcile::{Event, Write},
         report::seconds,
-        service::Submission,
         status::{Author, HistoryEntry, Revision},
     },
     store::{Store, StoreError},
@@ -29,7 +28,7 @@ pub(super) const JOBS: usize = 256;
 /// Something to be stored.
 pub(super) enum Job {
     /// For the machine, with what it is about where that is new.
-    Write(Write, Option<(Submission, Author)>),
+    Write(Write, Option<Origin>),
     /// What happened.
     History(HistoryEntry),
     /// The time, for the clock's floor.
@@ -46,8 +45,8 @@ pub(super) fn spawn(
         let mut begun = None;
         while let Some(job) = jobs.blocking_recv() {
             let result = match job {
-                Job::Write(write, submission) => {
-                    let result = carry_out(&store, write, submission, &mut begun);
+                Job::Write(write, origin) => {
+                    let result = carry_out(&store, write, origin, &mut begun);
                     let stored = result.map_err(|error| error.to_string());
                     if messages.blocking_send(Message::Event(Event::Stored(stored))).is_err() {
                         return;
@@ -69,7 +68,7 @@ pub(super) fn spawn(
 fn carry_out(
     store: &Store,
     write: Write,
-    submission: Option<(Submission, Author)>,
+    origin: Option<Origin>,
     begun: &mut Option<u64>,
 ) -> Result<Option<Revision>, StoreError> {
     let now = SystemTime::now()
@@ -78,16 +77,20 @@ fn carry_out(
         .as_secs();
     match write {
         Write::Begin(_, ledger) => {
-            end_interrupted(store, now, &ledger)?;
-            let (submission, author) = submission.unwrap_or_default();
+            store.recovered(now, &ledger)?;
+            let (submission, author) = match origin {
+                Some(Origin::Apply(submission, author)) => (submission, author),
+                _ => Default::default(),
+            };
             let revision = store.begin(&submission, &author, now, &ledger)?;
             *begun = Some(revision.number);
             Ok(Some(revision))
         }
-        Write::Commit(_, ledger) => {
+        Write::Commit(_, ledger, confirm) => {
             if let Some(number) = begun.take() {
+                let deadline = confirm.map(|time| clock::moment().after(time));
                 store
-                    .commit(number, now, &ledger)
+                    .commit(number, now, &ledger, deadline)
                     .inspect_err(|_| *begun = Some(number))?;
             }
             Ok(None)
@@ -98,23 +101,15 @@ fn carry_out(
             }
             Ok(None)
         }
-        Write::Recover(ledger) => {
-            end_interrupted(store, now, &ledger)?;
-            store.save_ledger(&ledger).map(|()| None)
+        Write::Confirm(_, ledger) => {
+            let author = match origin {
+                Some(Origin::Confirmation(author)) => author,
+                _ => Author::default(),
+            };
+            store.confirm(&author, now, &ledger).map(|()| None)
         }
+        Write::Revert(ledger, reason) => store.revert(now, &reason, &ledger).map(|()| None),
+        Write::Recover(ledger) => store.recovered(now, &ledger).map(|()| None),
         Write::Ledger(ledger) => store.save_ledger(&ledger).map(|()| None),
-    }
-}
-
-/// Ends an apply that a crash, or a store that could not be written, left pending.
-fn end_interrupted(store: &Store, now: u64, ledger: &Ledger) -> Result<(), StoreError> {
-    match store.pending() {
-        Some(pending) => store.fail(
-            pending.revision.number,
-            now,
-            "interrupted; the previous state is back",
-            ledger,
-        ),
-        None => Ok(()),
     }
 }

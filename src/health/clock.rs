@@ -1,12 +1,17 @@
 //! A floor under the system's clock: boards without a battery start in the past, and WireGuard's peers refuse
 //! a handshake whose time (TAI64N) is not after the last one they saw.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use rustix::{
     io::Errno,
-    time::{ClockId, Timespec, clock_settime},
+    time::{ClockId, Timespec, clock_gettime, clock_settime},
 };
+
+use crate::model::types::Deadline;
 
 /// How often the time should be stored: a power cut loses at most this, and flash is spared.
 pub const STORE_INTERVAL: Duration = Duration::from_secs(600);
@@ -32,6 +37,18 @@ pub fn floor(stored: Option<SystemTime>, now: SystemTime) -> Option<SystemTime> 
         Some(stored) if now < stored => stored.checked_add(STORE_INTERVAL),
         None if now < earliest() => Some(earliest()),
         _ => None,
+    }
+}
+
+/// This moment of this boot.
+pub fn moment() -> Deadline {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    let milliseconds = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Deadline {
+        boot: boot.trim().to_owned(),
+        milliseconds: seconds * 1_000 + milliseconds,
     }
 }
 

@@ -11,8 +11,8 @@ use super::{
     observed::{LinkKind, Observed},
     plan::{Object, Plan, Secrets},
     ports::Backend,
-    reconcile::{Machine, subject},
-    status::{Finding, PeerStatus, PlanReport, RouteCount, Status, StoreStatus, Tunnel, TunnelState},
+    reconcile::{Machine, Now, subject},
+    status::{Finding, PeerStatus, PlanReport, RouteCount, Status, StoreStatus, TrialStatus, Tunnel, TunnelState},
     types::{Endpoint, Host, HostName, InterfaceName, PublicKey},
     wireguard,
 };
@@ -45,13 +45,13 @@ pub fn seconds(time: SystemTime) -> u64 {
 }
 
 /// The whole status at `now`.
-pub fn status(machine: &Machine, facts: Facts, now: SystemTime) -> Status {
+pub fn status(machine: &Machine, facts: Facts, now: Now) -> Status {
     let world = machine.world();
     let empty = Observed::default();
     let observed = world.map_or(&empty, |(observed, _)| observed);
     let live = machine.live();
     let plan = machine.plan();
-    let tunnels = live.map(|live| tunnels(machine, &live.desired, observed, &facts, now));
+    let tunnels = live.map(|live| tunnels(machine, &live.desired, observed, &facts, now.wall));
     let mut store = facts.store;
     if store.trouble.is_empty() {
         store.trouble = machine.store_trouble().unwrap_or_default().to_owned();
@@ -62,6 +62,7 @@ pub fn status(machine: &Machine, facts: Facts, now: SystemTime) -> Status {
         started: facts.started,
         name: live.and_then(|live| live.desired.settings.name.clone()),
         revision: live.and_then(|live| live.revision.clone()),
+        trial: trial(machine, now.monotonic),
         state: machine.state(),
         tunnels: tunnels.unwrap_or_default(),
         waiting: waiting(plan),
@@ -73,6 +74,14 @@ pub fn status(machine: &Machine, facts: Facts, now: SystemTime) -> Status {
         observed: world.map(|(_, when)| seconds(when.wall)),
         capabilities: capabilities(observed),
     }
+}
+
+/// The trial of the revision in force, with the time left at `now` of the monotonic clock.
+pub fn trial(machine: &Machine, now: Duration) -> Option<TrialStatus> {
+    machine.trial().map(|trial| TrialStatus {
+        fallback: trial.fallback.revision.as_ref().map(|revision| revision.number),
+        seconds: trial.deadline.saturating_sub(now).as_secs_f64(),
+    })
 }
 
 fn waiting(plan: &Plan) -> Vec<Finding> {

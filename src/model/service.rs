@@ -17,6 +17,27 @@ pub struct Submission {
     /// Why, in the operator's words.
     #[serde(default)]
     pub comment: String,
+    /// Seconds within which it has to be confirmed, or it reverts by itself; for good without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<u32>,
+}
+
+/// The shortest and the longest time to confirm, in seconds: to type a word, and over a weekend.
+pub const CONFIRM: std::ops::RangeInclusive<u32> = 5..=259_200;
+
+/// Which revision to go back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Rollback {
+    /// The revision; without a number the fallback of the one on trial, or the one applied before.
+    #[serde(default)]
+    pub revision: Option<u64>,
+    /// Why, in the operator's words.
+    #[serde(default)]
+    pub comment: String,
+    /// As [`Submission::confirm`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<u32>,
 }
 
 /// A revision with its document.
@@ -38,6 +59,10 @@ pub trait Service: Send + Sync + 'static {
     async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure>;
     /// Applies a document: afterwards the kernel equals it, or the old state is back.
     async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure>;
+    /// The revision on trial stays.
+    async fn confirm(&self, author: Author) -> Result<Option<Revision>, Failure>;
+    /// Applies the document of a kept revision as a new one.
+    async fn rollback(&self, rollback: Rollback, author: Author) -> Result<ApplyReport, Failure>;
     /// What happened, newest first, at most `limit`.
     async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Failure>;
     /// A kept revision; the one in force without a number.
@@ -76,7 +101,7 @@ pub enum FailureKind {
     Store,
     /// The caller may not do this. Exit 8, HTTP 403.
     Forbidden,
-    /// No such revision or tunnel. Exit 9, HTTP 404.
+    /// No such revision or tunnel, or nothing to confirm. Exit 9, HTTP 404.
     NotFound,
     /// The request itself is wrong. Exit 2, HTTP 400.
     Request,

@@ -26,6 +26,9 @@ pub struct Status {
     pub name: Option<String>,
     /// The revision in force.
     pub revision: Option<Revision>,
+    /// It is on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialStatus>,
     /// How the kernel compares with it.
     pub state: State,
     /// Tunnels by name.
@@ -47,6 +50,16 @@ pub struct Status {
     pub observed: Option<u64>,
     /// What the kernel can do (see `tunneld doctor`).
     pub capabilities: BTreeMap<String, bool>,
+}
+
+/// The revision in force goes unless it is confirmed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrialStatus {
+    /// The revision that comes back; without one, none was applied before.
+    pub fallback: Option<u64>,
+    /// In how many seconds.
+    pub seconds: f64,
 }
 
 /// How the kernel compares with the revision in force.
@@ -244,7 +257,8 @@ pub struct Author {
 pub struct HistoryEntry {
     /// When.
     pub time: u64,
-    /// What happened: `applied`, `failed`, `restored` or `repaired`.
+    /// What happened: `applied`, `tried` (applied, but to be confirmed), `confirmed`, `reverted`, `failed`,
+    /// `restored` or `repaired`.
     pub event: String,
     /// The revision it was about.
     pub revision: Option<u64>,
@@ -282,4 +296,7 @@ pub struct ApplyReport {
     pub plan: PlanReport,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// It has to be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialStatus>,
 }

@@ -4,6 +4,7 @@
 //! was wrong *and* what to write instead; `textual!` derives serde and the JSON schema from that, so a
 //! document, the control API and the store accept exactly the same text.
 
+mod deadline;
 mod endpoint;
 mod key;
 mod name;
@@ -15,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 
 pub use self::{
+    deadline::Deadline,
     endpoint::{Endpoint, Host, HostName},
     key::{PresharedKey, PrivateKey, PublicKey, Secret},
     name::InterfaceName,

@@ -11,7 +11,7 @@ use crate::model::{
     ledger::Ledger,
     service::StoredDocument,
     status::Revision,
-    types::{InterfaceName, PrivateKey, Secret},
+    types::{Deadline, InterfaceName, PrivateKey, Secret},
 };
 
 use super::error::StoreError;
@@ -24,6 +24,9 @@ pub(super) struct Contents {
     pub(super) pointers: Pointers,
     /// The revision in force.
     pub(super) live: Option<StoredDocument>,
+    /// While that is on trial, what comes back unless it is confirmed; nothing, for the empty state.
+    #[serde(default)]
+    pub(super) fallback: Option<StoredDocument>,
     /// Generated private keys.
     pub(super) keys: BTreeMap<InterfaceName, KeptKey>,
     /// What the kernel cannot say for us.
@@ -44,6 +47,9 @@ pub(super) struct Pointers {
     pub(super) live: Option<u64>,
     /// The apply that is under way, or was when the daemon died.
     pub(super) pending: Option<Pending>,
+    /// The revision in force has to be confirmed.
+    #[serde(default)]
+    pub(super) trial: Option<Trial>,
     /// The clock is never behind this, in seconds since 1970.
     pub(super) clock_floor: Option<u64>,
 }
@@ -59,6 +65,16 @@ pub struct Pending {
     pub fallback: Option<u64>,
     /// Foreign values of the settings that the apply changes.
     pub sysctls: BTreeMap<Sysctl, String>,
+}
+
+/// The revision in force goes, and its fallback comes back, unless it is confirmed in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Trial {
+    /// The revision that comes back; without one, nothing.
+    pub fallback: Option<u64>,
+    /// When.
+    pub deadline: Deadline,
 }
 
 /// A kept revision and what became of it.
@@ -83,6 +99,8 @@ pub enum RevisionStatus {
     Applied,
     /// Its apply failed, and why.
     Failed(String),
+    /// It was in force on trial and nobody confirmed it, or why else it went.
+    Reverted(String),
 }
 
 /// How a store was found when it was opened.

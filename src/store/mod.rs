@@ -39,7 +39,7 @@ use std::{
 };
 
 pub use check::{Checker, check};
-pub use contents::{KeptRevision, Opened, Pending, RevisionStatus};
+pub use contents::{KeptRevision, Opened, Pending, RevisionStatus, Trial};
 pub use error::{StoreError, StoreErrorClass};
 pub use revisions::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS};
 

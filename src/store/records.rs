@@ -66,6 +66,15 @@ pub(super) fn document(database: &Database, number: u64) -> Result<String, Store
     String::from_utf8(bytes).map_err(|_| corrupt(&key, "it is not text"))
 }
 
+/// A revision with its document.
+pub(super) fn stored(database: &Database, number: u64) -> Result<StoredDocument, StoreError> {
+    let kept: KeptRevision = required(database, &numbered(REVISIONS, number))?;
+    Ok(StoredDocument {
+        revision: kept.revision,
+        document: document(database, number)?,
+    })
+}
+
 /// Everything but old revisions and history.
 pub(super) fn load(database: &Database) -> Result<Contents, StoreError> {
     let mut contents = Contents {
@@ -74,11 +83,10 @@ pub(super) fn load(database: &Database) -> Result<Contents, StoreError> {
         ..Contents::default()
     };
     if let Some(number) = contents.pointers.live {
-        let kept: KeptRevision = required(database, &numbered(REVISIONS, number))?;
-        contents.live = Some(StoredDocument {
-            revision: kept.revision,
-            document: document(database, number)?,
-        });
+        contents.live = Some(stored(database, number)?);
+    }
+    if let Some(number) = contents.pointers.trial.as_ref().and_then(|trial| trial.fallback) {
+        contents.fallback = Some(stored(database, number)?);
     }
     if let Some(pending) = &contents.pointers.pending {
         required::<KeptRevision>(database, &numbered(REVISIONS, pending.revision.number))?;
@@ -99,13 +107,10 @@ pub(super) fn put_contents(contents: &Contents, batch: &mut Batch) -> Result<(),
     for (name, key) in &contents.keys {
         batch.put(format!("{KEYS}{name}"), encode(key)?);
     }
-    if let Some(live) = &contents.live {
-        let kept = KeptRevision::applied(live);
-        batch.put(numbered(REVISIONS, live.revision.number), encode(&kept)?);
-        batch.put(
-            numbered(DOCUMENTS, live.revision.number),
-            live.document.clone().into_bytes(),
-        );
+    for stored in contents.live.iter().chain(&contents.fallback) {
+        let number = stored.revision.number;
+        batch.put(numbered(REVISIONS, number), encode(&KeptRevision::applied(stored))?);
+        batch.put(numbered(DOCUMENTS, number), stored.document.clone().into_bytes());
     }
     Ok(())
 }

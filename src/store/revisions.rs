@@ -5,13 +5,13 @@ use crate::model::{
     ledger::Ledger,
     service::{StoredDocument, Submission},
     status::{Author, HistoryEntry, Revision},
-    types::{InterfaceName, PrivateKey},
+    types::{Deadline, InterfaceName, PrivateKey},
 };
 
 use super::{
     Exported, Store,
     check::shorten,
-    contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus},
+    contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus, Trial},
     database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
     records::{DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
@@ -90,11 +90,19 @@ impl Store {
         })
     }
 
-    /// Ends an apply that succeeded: its revision is the live one, the ledger is what it left behind.
+    /// Ends an apply that succeeded: its revision is the live one, the ledger is what it left behind. With a
+    /// deadline it is on trial: the fallback is the last revision that was not. Without one it confirms the
+    /// revision before it, too.
     ///
     /// # Errors
     /// [`StoreErrorClass::Pending`] if this is not the pending revision; or the disk's.
-    pub fn commit(&self, number: u64, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
+    pub fn commit(
+        &self,
+        number: u64,
+        time: u64,
+        ledger: &Ledger,
+        deadline: Option<Deadline>,
+    ) -> Result<(), StoreError> {
         self.change(Exported::Yes, |database, contents, batch| {
             let pending = take_pending(contents, number)?;
             let live = StoredDocument {
@@ -103,9 +111,11 @@ impl Store {
             };
             batch.put(numbered(REVISIONS, number), encode(&KeptRevision::applied(&live))?);
             put_ledger(ledger, contents, batch)?;
-            let entry = history_entry(&live.revision, "applied", time, &live.revision.comment);
+            let event = if deadline.is_some() { "tried" } else { "applied" };
+            let entry = history_entry(&live.revision, event, time, &live.revision.comment);
+            let before = contents.live.replace(live);
             contents.pointers.live = Some(number);
-            contents.live = Some(live);
+            begin_trial(contents, before, deadline);
             put_history(&entry, contents, batch)
         })
     }
@@ -128,6 +138,85 @@ impl Store {
                 batch,
             )
         })
+    }
+
+    /// The revision on trial stays, because somebody says so.
+    ///
+    /// # Errors
+    /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
+    pub fn confirm(&self, author: &Author, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
+        self.change(Exported::Yes, |_, contents, batch| {
+            take_trial(contents, "confirm a revision")?;
+            contents.fallback = None;
+            put_ledger(ledger, contents, batch)?;
+            let entry = HistoryEntry {
+                time,
+                event: "confirmed".to_owned(),
+                revision: contents.pointers.live,
+                author: Some(author.clone()),
+                detail: String::new(),
+            };
+            put_history(&entry, contents, batch)
+        })
+    }
+
+    /// The revision on trial goes: its fallback is in force again. Until [`Self::recovered`] the kernel does not
+    /// equal it yet, as after an apply that a crash interrupted.
+    ///
+    /// # Errors
+    /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
+    pub fn revert(&self, time: u64, reason: &str, ledger: &Ledger) -> Result<(), StoreError> {
+        self.change(Exported::Yes, |database, contents, batch| {
+            let trial = take_trial(contents, "revert a revision")?;
+            put_ledger(ledger, contents, batch)?;
+            if let Some(reverted) = std::mem::replace(&mut contents.live, contents.fallback.take()) {
+                let key = numbered(REVISIONS, reverted.revision.number);
+                let mut kept: KeptRevision = required(database, &key)?;
+                kept.status = RevisionStatus::Reverted(shorten(reason, MAX_DETAIL).to_owned());
+                batch.put(key, encode(&kept)?);
+                put_history(
+                    &history_entry(&reverted.revision, "reverted", time, reason),
+                    contents,
+                    batch,
+                )?;
+                contents.pointers.pending = Some(Pending {
+                    revision: reverted.revision,
+                    fallback: trial.fallback,
+                    sysctls: ledger.sysctls.clone(),
+                });
+            }
+            contents.pointers.live = trial.fallback;
+            Ok(())
+        })
+    }
+
+    /// The kernel equals the fallback again, after a revert or an apply that never ended.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn recovered(&self, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
+        let Some(pending) = self.pending() else {
+            return self.save_ledger(ledger);
+        };
+        let number = pending.revision.number;
+        let reverted = self.read(|database| required::<KeptRevision>(database, &numbered(REVISIONS, number)))?;
+        if !matches!(reverted.status, RevisionStatus::Reverted(_)) {
+            return self.fail(number, time, "interrupted; the previous state is back", ledger);
+        }
+        self.change(Exported::Yes, |_, contents, batch| {
+            contents.pointers.pending = None;
+            put_ledger(ledger, contents, batch)
+        })
+    }
+
+    /// The trial of the revision in force.
+    pub fn trial(&self) -> Option<Trial> {
+        self.state().contents.pointers.trial.clone()
+    }
+
+    /// What comes back unless the revision in force is confirmed.
+    pub fn fallback(&self) -> Option<StoredDocument> {
+        self.state().contents.fallback.clone()
     }
 
     /// The revision in force.
@@ -280,6 +369,23 @@ fn history_entry(revision: &Revision, event: &str, time: u64, detail: &str) -> H
     }
 }
 
+/// With a deadline the live revision is on trial, and what was in force last without one is its fallback.
+fn begin_trial(contents: &mut Contents, before: Option<StoredDocument>, deadline: Option<Deadline>) {
+    let last = contents.pointers.trial.take().map(|_| contents.fallback.take());
+    if let Some(deadline) = deadline {
+        contents.fallback = last.unwrap_or(before);
+        contents.pointers.trial = Some(Trial {
+            fallback: contents.fallback.as_ref().map(|stored| stored.revision.number),
+            deadline,
+        });
+    }
+}
+
+fn take_trial(contents: &mut Contents, attempt: &str) -> Result<Trial, StoreError> {
+    let trial = contents.pointers.trial.take();
+    trial.ok_or_else(|| StoreError::new(StoreErrorClass::NotFound, attempt, "none is on trial"))
+}
+
 fn take_pending(contents: &mut Contents, number: u64) -> Result<Pending, StoreError> {
     let pending = contents.pointers.pending.take();
     pending
@@ -298,7 +404,7 @@ fn kept_revisions(database: &Database) -> Result<Vec<KeptRevision>, StoreError> 
     keys.iter().map(|key| required(database, key)).collect()
 }
 
-/// Drops the oldest revisions beyond the bounds, but never the live one: it is the fallback, too.
+/// Drops the oldest revisions beyond the bounds, but never the live one nor the fallback.
 fn prune(database: &Database, contents: &Contents, added: u64, batch: &mut Batch) -> Result<(), StoreError> {
     let kept = kept_revisions(database)?;
     let mut count = kept.len() + 1;
@@ -308,7 +414,8 @@ fn prune(database: &Database, contents: &Contents, added: u64, batch: &mut Batch
             break;
         }
         let number = revision.revision.number;
-        if contents.pointers.live == Some(number) {
+        let fallback = contents.pointers.trial.as_ref().and_then(|trial| trial.fallback);
+        if contents.pointers.live == Some(number) || fallback == Some(number) {
             continue;
         }
         batch.delete(numbered(REVISIONS, number));

@@ -15,6 +15,7 @@ fn open(directory: &Path) -> (Store, Opened) {
 
 fn submission(document: &str) -> Submission {
     Submission {
+        confirm: None,
         document: document.into(),
         comment: "why".into(),
     }
@@ -32,7 +33,7 @@ fn apply(store: &Store, document: &str) -> u64 {
     let revision = store
         .begin(&submission(document), &Author::default(), 7, &ledger("wg0"))
         .unwrap();
-    store.commit(revision.number, 8, &ledger("wg1")).unwrap();
+    store.commit(revision.number, 8, &ledger("wg1"), None).unwrap();
     revision.number
 }
 
@@ -98,8 +99,11 @@ fn only_one_apply_is_pending_and_only_it_can_end() {
     let class = |result: Result<_, StoreError>| result.map(drop).unwrap_err().class;
     begin().unwrap();
     assert_eq!(class(begin().map(drop)), StoreErrorClass::Pending);
-    assert_eq!(class(store.commit(2, 1, &Ledger::default())), StoreErrorClass::Pending);
-    store.commit(1, 1, &Ledger::default()).unwrap();
+    assert_eq!(
+        class(store.commit(2, 1, &Ledger::default(), None)),
+        StoreErrorClass::Pending
+    );
+    store.commit(1, 1, &Ledger::default(), None).unwrap();
     assert_eq!(
         class(store.fail(1, 1, "", &Ledger::default())),
         StoreErrorClass::Pending
@@ -388,4 +392,70 @@ fn a_check_that_dies_sends_the_database_to_quarantine() {
     assert!(because.contains("sled panicked"), "{because}");
     assert_eq!(live_text(&store).as_deref(), Some("one"));
     assert!(directory.path().join("quarantine-1/db").is_file());
+}
+
+#[test]
+fn a_trial_is_kept_and_ends_by_a_word_or_a_revert() {
+    let deadline = || {
+        Some(crate::model::types::Deadline {
+            boot: "this".into(),
+            milliseconds: 5_000,
+        })
+    };
+    let try_out = |store: &Store, document: &str| {
+        let revision = store
+            .begin(&submission(document), &Author::default(), 7, &ledger("wg0"))
+            .unwrap();
+        store.commit(revision.number, 8, &ledger("wg1"), deadline()).unwrap();
+    };
+    let fallback = |store: &Store| store.fallback().map(|stored| stored.document);
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    assert_eq!((store.trial(), fallback(&store)), (None, None));
+    try_out(&store, "two");
+    try_out(&store, "three");
+    drop(store);
+    for lost in [false, true] {
+        // What a restart finds, with its database and without.
+        drop(store_at(directory.path(), lost));
+    }
+    let store = store_at(directory.path(), false);
+    let trial = store.trial().unwrap();
+    assert_eq!((trial.fallback, Some(trial.deadline)), (Some(1), deadline()));
+    assert_eq!(
+        fallback(&store).as_deref(),
+        Some("one"),
+        "the last that was not on trial"
+    );
+    assert_eq!(live_text(&store).as_deref(), Some("three"));
+
+    store.revert(9, "nobody confirmed it", &ledger("wg2")).unwrap();
+    assert_eq!(live_text(&store).as_deref(), Some("one"));
+    assert_eq!((store.trial(), fallback(&store)), (None, None));
+    assert_eq!(
+        store.pending().unwrap().revision.number,
+        3,
+        "the kernel does not equal it yet"
+    );
+    store.recovered(10, &ledger("wg3")).unwrap();
+    assert_eq!((store.pending(), store.ledger()), (None, ledger("wg3")));
+    let kept = store.revisions().unwrap();
+    let reverted = RevisionStatus::Reverted("nobody confirmed it".into());
+    assert_eq!(kept.last().unwrap().status, reverted);
+
+    try_out(&store, "four");
+    store.confirm(&Author::default(), 11, &ledger("wg4")).unwrap();
+    assert_eq!((store.trial(), fallback(&store)), (None, None));
+    assert_eq!(live_text(&store).as_deref(), Some("four"));
+    let refused = store.confirm(&Author::default(), 12, &ledger("wg4")).unwrap_err();
+    assert_eq!(refused.class, StoreErrorClass::NotFound);
+    assert_eq!(store.history(2).unwrap()[0].event, "confirmed");
+}
+
+fn store_at(directory: &Path, lost: bool) -> Store {
+    if lost {
+        std::fs::remove_dir_all(directory.join(DATABASE)).unwrap();
+    }
+    open(directory).0
 }

@@ -23,7 +23,7 @@ use tunneld::{
         server::{Limits, listen},
     },
     model::{
-        service::{Failure, FailureKind, Submission},
+        service::{Failure, FailureKind, Rollback, Submission},
         status::Finding,
         types::InterfaceName,
     },
@@ -60,6 +60,7 @@ async fn every_call_arrives_and_its_answer_too() {
     let client = server.client();
     assert_eq!(client.status().await.unwrap().version, "fake");
     let submission = Submission {
+        confirm: None,
         document: "x".repeat(4 << 20),
         comment: String::new(),
     };
@@ -68,6 +69,9 @@ async fn every_call_arrives_and_its_answer_too() {
     assert_eq!(report.revision.author.uid, nix::unistd::getuid().as_raw());
     assert_eq!(report.revision.author.pid, Some(std::process::id() as i32));
     assert_eq!(server.fake.author.lock().unwrap().clone(), Some(report.revision.author));
+    assert_eq!(client.confirm().await.unwrap().unwrap().number, 1);
+    let back = client.rollback(&Rollback::default()).await.unwrap();
+    assert_eq!(back.revision.author.uid, nix::unistd::getuid().as_raw());
     assert_eq!(client.history(3).await.unwrap().len(), 3);
     assert_eq!(client.history(1_000_000).await.unwrap().len(), 1_000);
     assert_eq!(client.show(None).await.unwrap().document, "None");
@@ -315,6 +319,7 @@ async fn a_good_client_is_answered_while_a_thousand_are_not_good() {
 async fn status_answers_while_an_apply_runs_and_the_apply_outlives_its_caller() {
     let server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
+        confirm: None,
         document: "slow".into(),
         comment: String::new(),
     };
@@ -334,6 +339,7 @@ async fn status_answers_while_an_apply_runs_and_the_apply_outlives_its_caller() 
 async fn stopping_answers_what_is_being_worked_for() {
     let mut server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
+        confirm: None,
         document: "slow".into(),
         comment: String::new(),
     };

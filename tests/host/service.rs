@@ -19,7 +19,7 @@ use tunneld::{
         server::{Limits, listen, serve},
     },
     model::{
-        service::{Failure, Service, StoredDocument, Submission},
+        service::{Failure, Rollback, Service, StoredDocument, Submission},
         status::{ApplyReport, Author, HistoryEntry, PlanReport, Revision, Status},
         types::InterfaceName,
     },
@@ -77,7 +77,18 @@ impl Service for Fake {
             revision: revision(author),
             plan: PlanReport::default(),
             seconds: 0.5,
+            trial: None,
         })
+    }
+    async fn confirm(&self, author: Author) -> Result<Option<Revision>, Failure> {
+        self.result(Some(revision(author)))
+    }
+    async fn rollback(&self, rollback: Rollback, author: Author) -> Result<ApplyReport, Failure> {
+        let submission = Submission {
+            document: format!("{:?}", rollback.revision),
+            ..Submission::default()
+        };
+        self.apply(submission, author).await
     }
     async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
         let entry = |number| HistoryEntry {

@@ -74,11 +74,12 @@ pub(crate) fn document(number: u64) -> String {
 
 pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
     let submission = Submission {
+        confirm: None,
         document: text,
         comment: String::new(),
     };
     let revision = store.begin(&submission, &Author::default(), 1, &Ledger::default())?;
-    store.commit(revision.number, 2, &Ledger::default())?;
+    store.commit(revision.number, 2, &Ledger::default(), None)?;
     Ok(revision.number)
 }
 

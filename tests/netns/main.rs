@@ -22,6 +22,8 @@ mod nftables;
 #[cfg(test)]
 mod product;
 #[cfg(test)]
+mod trial;
+#[cfg(test)]
 mod uapi;
 #[cfg(test)]
 mod wireguard;

@@ -237,6 +237,7 @@ async fn build() -> Result<Nodes, Failure> {
 
 async fn apply(steps: &mut Steps, site: Site, peer: Site, key: &PublicKey, backend: &str) -> Result<(), Failure> {
     let submission = Submission {
+        confirm: None,
         document: site.document(&peer, key, backend),
         comment: "demo".into(),
     };

@@ -148,7 +148,7 @@ impl Machine {
     fn equal(&mut self, plan: Plan) {
         let Some(job) = &mut self.job else { return };
         job.ending = Some(Ending::Applied);
-        let (ticket, same) = (job.submission.ticket, job.submission.same);
+        let (ticket, same, confirm) = (job.submission.ticket, job.submission.same, job.submission.confirm);
         let desired = job.submission.desired.clone();
         self.plan = plan;
         if let Some(observed) = &self.observed {
@@ -157,7 +157,7 @@ impl Machine {
         let write = if same {
             Write::Ledger(self.ledger.clone())
         } else {
-            Write::Commit(ticket, self.ledger.clone())
+            Write::Commit(ticket, self.ledger.clone(), confirm)
         };
         self.store(write, Then::Nothing);
     }
@@ -226,18 +226,18 @@ impl Machine {
                 }
             }
             (Ok(_), Then::Execute(operations)) => self.start(operations),
-            (Ok(revision), Then::Nothing) => self.ended(revision, now),
+            (Ok(revision), Then::Nothing | Then::Confirm) => self.ended(revision, now),
             (Err(reason), then) if job.back.is_none() => {
                 let failure = Failure::new(FailureKind::Store, format!("the store cannot be written: {reason}"));
                 match then {
                     // Nothing was changed yet.
                     Then::Begin(_) => self.end(Err(failure), now),
-                    Then::Execute(_) | Then::Nothing => self.roll_back(failure, now),
+                    Then::Execute(_) | Then::Nothing | Then::Confirm => self.roll_back(failure, now),
                 }
             }
             // The way back does not depend on the store: the next start would go the same way.
             (Err(_), Then::Execute(operations) | Then::Begin(operations)) => self.start(operations),
-            (Err(_), Then::Nothing) => self.ended(None, now),
+            (Err(_), Then::Nothing | Then::Confirm) => self.ended(None, now),
         }
     }
 
@@ -304,11 +304,14 @@ impl Machine {
                 let revision = revision.or(job.revision.take()).or(unchanged);
                 let mut plan = self.plan.clone();
                 plan.operations = job.first.take().unwrap_or_default().operations;
-                self.live = Some(Live {
+                let confirm = job.submission.confirm;
+                let live = Live {
                     revision: revision.clone(),
                     desired: job.submission.desired.clone(),
-                });
+                };
                 let secrets = job.secrets.take().unwrap_or_default();
+                let previous = self.live.replace(live);
+                self.begin_trial(previous, confirm, now);
                 self.fights.clear();
                 self.keeper.applied(&self.plan);
                 self.adopt_secrets(secrets, now);

@@ -48,6 +48,12 @@ impl Keeper {
         self.remember(plan);
     }
 
+    /// Another document is in force, and the kernel has not equalled it yet.
+    pub(super) fn start_anew(&mut self) {
+        self.settled = false;
+        self.adopting = 0;
+    }
+
     pub(super) fn repairs(&self) -> &Repairs {
         &self.repairs
     }

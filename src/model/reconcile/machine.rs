@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
-    Answer, Effect, Event, Live, Note, Now, Write,
+    Answer, Effect, Event, Live, Note, Now, Ticket, Write,
     apply::Job,
     fights::Fights,
     keep::Keeper,
     names::{Names, doubled},
     reading::Reading,
+    trial::Trial,
 };
 use crate::model::{
     desired::Desired,
@@ -27,9 +28,10 @@ use crate::model::{
 const BLIND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// The step under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Step {
     /// None.
+    #[default]
     Idle,
     /// Keys are being read, for the job or for the document in force.
     Secrets { job: bool },
@@ -52,10 +54,12 @@ pub(super) enum Then {
     Begin(Vec<Operation>),
     /// The end of a job, or nothing.
     Nothing,
+    /// The end of a trial.
+    Confirm,
 }
 
 /// The state machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     pub(super) live: Option<Live>,
     pub(super) secrets: Secrets,
@@ -68,6 +72,9 @@ pub struct Machine {
     pub(super) fights: Fights,
     pub(super) keeper: Keeper,
     pub(super) job: Option<Job>,
+    pub(super) trial: Option<Trial>,
+    /// Who waits for the answer to a confirmation.
+    pub(super) confirming: Vec<Ticket>,
     pub(super) step: Step,
     pub(super) effects: Vec<Effect>,
     pub(super) store_trouble: Option<String>,
@@ -75,29 +82,6 @@ pub struct Machine {
     pub(super) interrupted: bool,
     pub(super) blind: Option<(ObserveError, u32)>,
     pub(super) reading: Reading,
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self {
-            live: None,
-            secrets: Secrets::default(),
-            ledger: Ledger::default(),
-            stored: Ledger::default(),
-            observed: None,
-            plan: Plan::default(),
-            names: Names::default(),
-            fights: Fights::default(),
-            keeper: Keeper::default(),
-            job: None,
-            step: Step::Idle,
-            effects: Vec::new(),
-            store_trouble: None,
-            interrupted: false,
-            blind: None,
-            reading: Reading::default(),
-        }
-    }
 }
 
 impl Machine {
@@ -108,8 +92,13 @@ impl Machine {
                 live,
                 ledger,
                 interrupted,
-            } => self.started(live.map(|live| *live), ledger, interrupted, now),
+                trial,
+            } => {
+                self.trial = trial.map(|trial| *trial);
+                self.started(live.map(|live| *live), ledger, interrupted, now);
+            }
             Event::Submitted(submission) => self.submitted(*submission, now),
+            Event::Confirm(ticket) => self.confirm(ticket, now),
             Event::SecretsRead(secrets) => self.secrets_read(secrets, now),
             Event::Observed(Ok(observed)) => self.observed(*observed, now),
             Event::Observed(Err(error)) => self.blinded(&error, now),
@@ -141,7 +130,8 @@ impl Machine {
             Step::Pause(until) => Some(until),
             Step::Secrets { .. } | Step::Observe(_) | Step::Store(_) | Step::Execute(_) => None,
         };
-        [step, self.names.deadline()].into_iter().flatten().min()
+        let trial = self.trial_deadline().filter(|_| self.is_idle());
+        [step, trial, self.names.deadline()].into_iter().flatten().min()
     }
 
     fn started(&mut self, live: Option<Live>, ledger: Ledger, interrupted: bool, now: Now) {
@@ -255,7 +245,9 @@ impl Machine {
                 Err(reason)
             }
         };
-        if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) {
+        if matches!(then, Then::Confirm) {
+            self.confirmed(result.map(drop));
+        } else if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) {
             self.job_stored(then, result, now);
         } else if let Then::Execute(operations) | Then::Begin(operations) = then {
             // A repair goes on without the store: a tunnel that stays down would be worse than a ledger
@@ -289,7 +281,10 @@ impl Machine {
             self.step = Step::Idle;
             self.look_again(now.monotonic);
         }
-        if !matches!(self.step, Step::Idle) {
+        if self.is_idle() {
+            self.judge_trial(now);
+        }
+        if !self.is_idle() {
             return;
         }
         if let Some(job) = self.job.as_ref().filter(|job| job.wants_secrets()) {

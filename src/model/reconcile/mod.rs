@@ -20,6 +20,7 @@ mod reading;
 pub mod subject;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod view;
 
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime};
 pub use keep::Repairs;
 pub use machine::Machine;
 pub use names::{Answer, STALE_HANDSHAKE};
+pub use trial::Trial;
 
 use super::{
     desired::Desired,
@@ -71,6 +73,8 @@ pub struct Submission {
     pub holder: String,
     /// It is the document in force: make the kernel equal to it, but store no revision.
     pub same: bool,
+    /// It reverts by itself unless it is confirmed within this time of being in force.
+    pub confirm: Option<Duration>,
 }
 
 /// What happened.
@@ -84,9 +88,13 @@ pub enum Event {
         ledger: Ledger,
         /// An apply had begun and never ended.
         interrupted: bool,
+        /// The document in force waits for its confirmation.
+        trial: Option<Box<Trial>>,
     },
     /// Somebody wants a document applied.
     Submitted(Box<Submission>),
+    /// Somebody confirms the document on trial.
+    Confirm(Ticket),
     /// Answers [`Effect::ReadSecrets`].
     SecretsRead(Secrets),
     /// Answers [`Effect::Observe`].
@@ -126,6 +134,8 @@ pub enum Effect {
     Resolve(HostName),
     /// Answer a submission.
     Reply(Ticket, Result<Box<Done>, Failure>),
+    /// Answer a confirmation, with the revision that stays.
+    Confirmed(Ticket, Result<Option<Revision>, Failure>),
     /// Tell people.
     Note(Note),
 }
@@ -135,8 +145,12 @@ pub enum Effect {
 pub enum Write {
     /// This document is going to be applied; the one in force is its fallback.
     Begin(Ticket, Ledger),
-    /// The kernel equals it: it is in force now.
-    Commit(Ticket, Ledger),
+    /// The kernel equals it: it is in force now, on trial for so long if it has to be confirmed.
+    Commit(Ticket, Ledger, Option<Duration>),
+    /// The document on trial stays.
+    Confirm(Ticket, Ledger),
+    /// The fallback is in force again, for this reason; the kernel does not equal it yet.
+    Revert(Ledger, String),
     /// The fallback is back, for this reason.
     Abandon(Ticket, Ledger, String),
     /// The fallback of the apply that a crash interrupted is back.
@@ -182,6 +196,10 @@ pub enum Note {
     Interrupted,
     /// The old state comes back because of this.
     RollingBack { because: String },
+    /// The document on trial was confirmed.
+    Confirmed,
+    /// The document on trial goes because of this, and its fallback comes back.
+    Reverting { because: String },
     /// The store cannot be written; what is in the kernel stays.
     StoreTrouble { reason: String },
     /// A name has no answer; the old address stays.

@@ -134,6 +134,7 @@ fn one_apply_at_a_time() {
     let mut bench = Bench::started(world(), Disk::default());
     let effects = bench.machine.handle(
         Event::Submitted(Box::new(super::super::Submission {
+            confirm: None,
             ticket: 100,
             desired: first(),
             holder: "bob (pid 9)".into(),

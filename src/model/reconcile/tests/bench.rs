@@ -13,7 +13,7 @@ use crate::{
         ledger::Ledger,
         plan::Secrets,
         ports::Applied,
-        reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Write},
+        reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Trial, Write},
         service::Failure,
         status::{Author, Revision},
         types::{HostName, PrivateKey, Secret},
@@ -27,6 +27,7 @@ pub(super) struct Disk {
     pub(super) ledger: Ledger,
     pub(super) pending: Option<(u64, Desired)>,
     pub(super) last: u64,
+    pub(super) trial: Option<Trial>,
     /// Writes fail.
     pub(super) full: bool,
 }
@@ -38,6 +39,7 @@ pub(super) struct Bench {
     pub(super) now: Now,
     pub(super) notes: Vec<Note>,
     pub(super) replies: BTreeMap<u64, Result<Box<Done>, Failure>>,
+    pub(super) confirmed: Vec<Result<Option<Revision>, Failure>>,
     /// What DNS answers.
     pub(super) dns: BTreeMap<HostName, Result<Answer, String>>,
     pub(super) questions: usize,
@@ -76,6 +78,7 @@ impl Bench {
             },
             notes: Vec::new(),
             replies: BTreeMap::new(),
+            confirmed: Vec::new(),
             dns: BTreeMap::new(),
             questions: 0,
             readings: 0,
@@ -97,6 +100,7 @@ impl Bench {
             live: self.disk.live.clone().map(Box::new),
             ledger: self.disk.ledger.clone(),
             interrupted: self.disk.pending.is_some(),
+            trial: self.disk.trial.clone().map(Box::new),
         };
         self.event(event);
     }
@@ -154,6 +158,10 @@ impl Bench {
                 assert!(self.replies.insert(ticket, result).is_none(), "one reply each");
                 None
             }
+            Effect::Confirmed(_, answer) => {
+                self.confirmed.push(answer);
+                None
+            }
             Effect::Note(note) => {
                 self.notes.push(note);
                 None
@@ -169,9 +177,15 @@ impl Bench {
                 self.disk.pending = Some((self.disk.last, self.submitted[&ticket].clone()));
                 Some(revision(self.disk.last))
             }
-            Write::Commit(_, ledger) => {
+            Write::Commit(_, ledger, confirm) => {
                 self.disk.ledger = ledger;
                 let (number, desired) = self.disk.pending.take().expect("it began");
+                let last = self.disk.trial.take().map(|trial| trial.fallback);
+                self.disk.trial = confirm.map(|time| Trial {
+                    fallback: last.or(self.disk.live.clone()).unwrap_or_default(),
+                    deadline: self.now.monotonic + time,
+                    because: "the disk says so".into(),
+                });
                 let revision = Some(revision(number));
                 self.disk.live = Some(Live { revision, desired });
                 self.disk.live.as_ref().and_then(|live| live.revision.clone())
@@ -179,6 +193,20 @@ impl Bench {
             Write::Abandon(_, ledger, _) | Write::Recover(ledger) => {
                 self.disk.ledger = ledger;
                 self.disk.pending = None;
+                None
+            }
+            Write::Confirm(_, ledger) => {
+                self.disk.ledger = ledger;
+                self.disk.trial = None;
+                None
+            }
+            Write::Revert(ledger, _) => {
+                self.disk.ledger = ledger;
+                let reverted = self.disk.live.take().expect("it is in force");
+                let number = reverted.revision.expect("it has a number").number;
+                self.disk.pending = Some((number, reverted.desired));
+                let fallback = self.disk.trial.take().expect("it is on trial").fallback;
+                self.disk.live = fallback.revision.is_some().then_some(fallback);
                 None
             }
             Write::Ledger(ledger) => {
@@ -191,6 +219,16 @@ impl Bench {
     /// Applies a document and returns the answer.
     pub(super) fn apply(&mut self, desired: &Desired) -> Option<Result<Box<Done>, Failure>> {
         let ticket = self.submit(desired);
+        self.reply_to(ticket)
+    }
+
+    /// Applies a document that has to be confirmed.
+    pub(super) fn try_out(&mut self, desired: &Desired, time: Duration) -> Option<Result<Box<Done>, Failure>> {
+        let ticket = self.submit_on_trial(desired, Some(time));
+        self.reply_to(ticket)
+    }
+
+    fn reply_to(&mut self, ticket: u64) -> Option<Result<Box<Done>, Failure>> {
         for _ in 0..50 {
             if let Some(reply) = self.replies.remove(&ticket) {
                 return Some(reply);
@@ -204,13 +242,20 @@ impl Bench {
     }
 
     pub(super) fn submit(&mut self, desired: &Desired) -> u64 {
+        self.submit_on_trial(desired, None)
+    }
+
+    pub(super) fn submit_on_trial(&mut self, desired: &Desired, confirm: Option<Duration>) -> u64 {
         let ticket = self.submitted.len() as u64;
         self.submitted.insert(ticket, desired.clone());
         self.event(Event::Submitted(Box::new(Submission {
             ticket,
             desired: desired.clone(),
             holder: "alice (pid 7)".into(),
-            same: self.disk.live.as_ref().is_some_and(|live| live.desired == *desired),
+            same: confirm.is_none()
+                && self.disk.trial.is_none()
+                && self.disk.live.as_ref().is_some_and(|live| live.desired == *desired),
+            confirm,
         })));
         ticket
     }

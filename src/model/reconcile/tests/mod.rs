@@ -5,6 +5,7 @@ mod bench;
 mod keep;
 mod names;
 mod status;
+mod trial;
 
 use std::time::Duration;
 

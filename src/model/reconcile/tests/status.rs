@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 fn status(bench: &Bench) -> Status {
-    report::status(&bench.machine, Facts::default(), bench.now.wall)
+    report::status(&bench.machine, Facts::default(), bench.now)
 }
 
 fn state(bench: &Bench) -> TunnelState {

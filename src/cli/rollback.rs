@@ -1,0 +1,36 @@
+//! `tunneld rollback`: apply a kept revision again.
+
+use clap::Args;
+
+use super::{Daemon, apply};
+use crate::model::service::{Failure, Rollback};
+
+/// Apply the document of a kept revision, as a new one
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tunneld rollback              # the fallback of the revision on trial, or the one before\n  \
+tunneld diff 6 && tunneld rollback 6\n  tunneld rollback 6 --confirm 5m"
+)]
+pub(super) struct Arguments {
+    /// The revision's number, as 'tunneld history' lists it
+    revision: Option<u64>,
+    /// Why, for the history
+    #[arg(long, short = 'm', default_value = "")]
+    comment: String,
+    /// Go back by itself unless 'tunneld confirm' comes within this time, such as 90s, 5m or 1h30m
+    #[arg(long, value_name = "TIME", value_parser = apply::time_to_confirm)]
+    confirm: Option<u32>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure> {
+    let rollback = Rollback {
+        revision: arguments.revision,
+        comment: arguments.comment.clone(),
+        confirm: arguments.confirm,
+    };
+    let report = daemon.ask(async |client| client.rollback(&rollback).await)?;
+    apply::show(&report, arguments.json)
+}
