@@ -32,6 +32,7 @@ pub struct Instruments {
     applies: Family<Outcome, Counter>,
     apply_seconds: Histogram,
     overruns: Counter,
+    remote_scrapes: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +51,7 @@ impl Default for Instruments {
             // 1 ms to 65 s: one route on a fast box up to a full table on a slow one.
             apply_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
             overruns: Counter::default(),
+            remote_scrapes: Counter::default(),
         }
     }
 }
@@ -66,6 +68,16 @@ impl Instruments {
         self.overruns.inc();
     }
 
+    /// Counts a reading of the metrics by another machine.
+    pub fn scraped_from_afar(&self) {
+        self.remote_scrapes.inc();
+    }
+
+    /// How often another machine has read the metrics.
+    pub fn remote_scrapes(&self) -> u64 {
+        self.remote_scrapes.get()
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register("tunneld_applies", "Applies by how they ended", self.applies.clone());
         let seconds = self.apply_seconds.clone();
@@ -75,6 +87,11 @@ impl Instruments {
             "tunneld_netlink_overruns",
             "Lost netlink notifications, each answered by a full reading",
             overruns,
+        );
+        registry.register(
+            "tunneld_remote_scrapes",
+            "Readings of these metrics by other machines",
+            self.remote_scrapes.clone(),
         );
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Daemon, check, print, print_json, style::Style, text};
 use crate::model::{
+    probe::Probe,
     service::{CONFIRM, Failure, Submission},
     status::ApplyReport,
 };
@@ -14,7 +15,8 @@ use crate::model::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  tunneld apply site.toml\n  tunneld apply -m 'move branch 7 to the new hub' site.toml\n  \
-tunneld apply --confirm 5m site.toml && tunneld confirm   # reverts by itself if you are locked out"
+tunneld apply --confirm 5m site.toml && tunneld confirm   # reverts by itself if you are locked out\n  \
+tunneld apply --confirm 5m --probe icmp:192.0.2.1 --probe scraped site.toml"
 )]
 pub(super) struct Arguments {
     /// The document, TOML or JSON; - reads standard input
@@ -25,6 +27,10 @@ pub(super) struct Arguments {
     /// Go back by itself unless 'tunneld confirm' comes within this time, such as 90s, 5m or 1h30m
     #[arg(long, value_name = "TIME", value_parser = time_to_confirm)]
     confirm: Option<u32>,
+    /// Confirm it once this answers, three times in a row: icmp:ADDRESS, tcp:ADDRESS:PORT, http://ADDRESS/PATH, or
+    /// scraped (another machine reads the metrics); may be repeated
+    #[arg(long = "probe", value_name = "PROBE", requires = "confirm")]
+    probes: Vec<Probe>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -35,6 +41,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         document: check::read(&arguments.file)?,
         comment: arguments.comment.clone(),
         confirm: arguments.confirm,
+        probes: arguments.probes.clone(),
     };
     let report = daemon
         .ask(async |client| client.apply(&submission).await)

@@ -21,6 +21,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure> {
     let submission = Submission {
         confirm: None,
+        probes: Vec::new(),
         document: check::read(&arguments.file)?,
         comment: String::new(),
     };

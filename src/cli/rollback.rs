@@ -3,7 +3,10 @@
 use clap::Args;
 
 use super::{Daemon, apply};
-use crate::model::service::{Failure, Rollback};
+use crate::model::{
+    probe::Probe,
+    service::{Failure, Rollback},
+};
 
 /// Apply the document of a kept revision, as a new one
 #[derive(Debug, Args)]
@@ -20,6 +23,9 @@ pub(super) struct Arguments {
     /// Go back by itself unless 'tunneld confirm' comes within this time, such as 90s, 5m or 1h30m
     #[arg(long, value_name = "TIME", value_parser = apply::time_to_confirm)]
     confirm: Option<u32>,
+    /// Confirm it once this answers; see 'tunneld apply --help'
+    #[arg(long = "probe", value_name = "PROBE", requires = "confirm")]
+    probes: Vec<Probe>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -30,6 +36,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         revision: arguments.revision,
         comment: arguments.comment.clone(),
         confirm: arguments.confirm,
+        probes: arguments.probes.clone(),
     };
     let report = daemon.ask(async |client| client.rollback(&rollback).await)?;
     apply::show(&report, arguments.json)

@@ -50,6 +50,8 @@ pub(super) fn render(status: &Status, now: u64, style: Style) -> String {
     for tunnel in &status.tunnels {
         out.push_str(&render_tunnel(tunnel, now, style));
     }
+    let probes = status.trial.as_ref().map(|trial| trial.probes.as_slice());
+    findings(&mut out, &style.warn("probes"), probes.unwrap_or_default());
     findings(&mut out, &style.warn("waiting"), &status.waiting);
     findings(&mut out, &style.bad("in the way"), &status.conflicts);
     if !status.store.trouble.is_empty() {

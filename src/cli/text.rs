@@ -57,7 +57,11 @@ pub(super) fn trial(trial: &TrialStatus, style: Style) -> String {
     };
     // Half a second counts as one: "in 0 s" would be over.
     let left = span(trial.seconds.ceil() as u64);
-    style.warn(&format!("; {back} in {left} unless: tunneld confirm"))
+    let unless = match trial.probes.as_slice() {
+        [] => "unless: tunneld confirm",
+        _ => "unless the probes answer, or: tunneld confirm",
+    };
+    style.warn(&format!("; {back} in {left} {unless}"))
 }
 
 /// A number of bytes with a binary prefix, as `wg` prints it.

@@ -15,8 +15,8 @@ use crate::model::{
 pub(super) enum Origin {
     /// An apply.
     Apply(Submission, Author),
-    /// A confirmation.
-    Confirmation(Author),
+    /// A confirmation: who asked for it, or what the probes found.
+    Confirmation(Option<Author>, String),
 }
 
 /// Callers by ticket.
@@ -25,6 +25,8 @@ pub(super) struct Callers {
     last: Ticket,
     applies: BTreeMap<Ticket, Apply>,
     confirmations: BTreeMap<Ticket, (Author, oneshot::Sender<Confirmed>)>,
+    /// What the probes found, by the confirmation that it led to.
+    evidence: BTreeMap<Ticket, String>,
 }
 
 impl Callers {
@@ -42,6 +44,13 @@ impl Callers {
         self.last
     }
 
+    /// A new one, of a confirmation by evidence: nobody waits for its answer.
+    pub(super) fn prove(&mut self, evidence: String) -> Ticket {
+        self.last += 1;
+        self.evidence.insert(self.last, evidence);
+        self.last
+    }
+
     /// What the store has to know beside the write itself.
     pub(super) fn origin(&self, write: &Write) -> Option<Origin> {
         match write {
@@ -50,8 +59,9 @@ impl Callers {
                 Some(Origin::Apply(apply.submission.clone(), apply.author.clone()))
             }
             Write::Confirm(ticket, _) => {
-                let (author, _) = self.confirmations.get(ticket)?;
-                Some(Origin::Confirmation(author.clone()))
+                let author = self.confirmations.get(ticket).map(|(author, _)| author.clone());
+                let evidence = self.evidence.get(ticket).cloned().unwrap_or_default();
+                Some(Origin::Confirmation(author, evidence))
             }
             _ => None,
         }
@@ -64,6 +74,7 @@ impl Callers {
 
     /// Answers a confirmation.
     pub(super) fn confirmed(&mut self, ticket: Ticket, result: Confirmed) {
+        self.evidence.remove(&ticket);
         if let Some((_, reply)) = self.confirmations.remove(&ticket) {
             reply.send(result).ok();
         }

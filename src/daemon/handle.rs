@@ -18,6 +18,7 @@ use crate::{
         observed::{Observed, Scope},
         plan::{Plan, Secrets},
         ports::Backend,
+        probe::MAX_PROBES,
         report,
         service::{CONFIRM, Failure, FailureKind, Rollback, Service, StoredDocument, Submission},
         status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status, StoreStatus},
@@ -163,6 +164,7 @@ impl Service for Handle {
             let message = format!("{seconds} s to confirm is not possible; name {least} to {most} s");
             return Err(Failure::new(FailureKind::Request, message));
         }
+        probes_fit(&submission)?;
         let (submission, desired, warnings) = validate(submission).await?;
         self.ask(|reply| {
             Request::Apply(Box::new(Apply {
@@ -196,6 +198,7 @@ impl Service for Handle {
             document,
             comment,
             confirm: rollback.confirm,
+            probes: rollback.probes,
         };
         self.apply(submission, author).await
     }
@@ -238,6 +241,16 @@ impl Service for Handle {
         }
         Ok(names)
     }
+}
+
+fn probes_fit(submission: &Submission) -> Result<(), Failure> {
+    let message = match submission.probes.len() {
+        0 => return Ok(()),
+        _ if submission.confirm.is_none() => "probes confirm, so name the time within which they have to".to_owned(),
+        1..=MAX_PROBES => return Ok(()),
+        count => format!("{count} probes are too many; name at most {MAX_PROBES}"),
+    };
+    Err(Failure::new(FailureKind::Request, message))
 }
 
 /// The document of an appliance that has none.

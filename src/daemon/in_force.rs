@@ -7,6 +7,7 @@ use crate::{
     model::{
         check,
         desired::Desired,
+        probe::Probe,
         reconcile::{Live, Trial},
         service::StoredDocument,
     },
@@ -21,6 +22,8 @@ pub(super) struct InForce {
     pub(super) document: Option<(Live, String)>,
     /// Its trial; the deadline is the time that is left.
     pub(super) trial: Option<Trial>,
+    /// What confirms it by answering.
+    pub(super) probes: Vec<Probe>,
 }
 
 impl InForce {
@@ -32,6 +35,7 @@ impl InForce {
         });
         let trial = document.is_some().then(|| store.trial()).flatten();
         Self {
+            probes: trial.as_ref().map(|trial| trial.probes.clone()).unwrap_or_default(),
             trial: trial.and_then(|trial| remaining(store, &trial)),
             document,
         }

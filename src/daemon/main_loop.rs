@@ -15,10 +15,11 @@ use tokio::{
 
 use super::{
     callers::Callers,
-    handle::{Apply, Request},
+    handle::Request,
     in_force::InForce,
     metrics_server::Target,
     notes::{self, Repaired},
+    prober::Prober,
     service_manager::{self, ServiceManager},
     store_task::Job,
     world_task::Command,
@@ -34,10 +35,10 @@ use crate::{
     model::{
         observed::Observed,
         ports::ObserveError,
-        reconcile::{self, Done, Effect, Event, Machine, Now, Ticket},
+        reconcile::{self, Effect, Event, Machine, Now},
         report::{self, Facts, seconds},
         service::{Failure, FailureKind},
-        status::{ApplyReport, Finding, State, Status, StoreStatus},
+        status::{State, Status, StoreStatus},
         types::{HostName, InterfaceName},
     },
     store::Store,
@@ -61,6 +62,8 @@ pub(super) enum Message {
     Event(Event),
     /// A reading, with the versions of the engines that answered.
     Observed(Result<Box<Observed>, ObserveError>, BTreeMap<InterfaceName, String>),
+    /// Everything that should answer once the document on trial is in force does.
+    Proved(String),
 }
 
 /// What is around the machine.
@@ -78,16 +81,17 @@ pub(super) struct Around {
 
 /// The task.
 pub(super) struct MainLoop {
-    machine: Machine,
-    around: Around,
+    pub(super) machine: Machine,
+    pub(super) around: Around,
     began: (Instant, SystemTime),
     /// The text of the document in force.
-    document: Option<String>,
-    callers: Callers,
+    pub(super) document: Option<String>,
+    pub(super) callers: Callers,
     refreshes: Vec<oneshot::Sender<()>>,
     engines: BTreeMap<InterfaceName, String>,
     questions: Arc<Semaphore>,
     manager: ServiceManager,
+    pub(super) prober: Option<Prober>,
     overruns: u64,
     history_dropped: u64,
 }
@@ -104,6 +108,7 @@ impl MainLoop {
             engines: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             manager: ServiceManager::default(),
+            prober: None,
             overruns: 0,
             history_dropped: 0,
         }
@@ -172,9 +177,10 @@ impl MainLoop {
         self.document = document;
         self.job(Job::Clock(SystemTime::now()));
         self.event(event);
+        self.probe(in_force.probes);
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now {
             monotonic: self.began.0.elapsed(),
             wall: SystemTime::now(),
@@ -184,6 +190,10 @@ impl MainLoop {
     fn message(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.event(event),
+            Message::Proved(evidence) => {
+                let ticket = self.callers.prove(evidence);
+                self.event(Event::Confirm(ticket));
+            }
             Message::Observed(observed, engines) => {
                 self.engines = engines;
                 self.manager.ready();
@@ -216,27 +226,6 @@ impl MainLoop {
             }
             Request::Reload => self.event(Event::Reload),
         }
-    }
-
-    fn apply(&mut self, apply: Apply) {
-        let author = &apply.author;
-        let user = author.user.clone().unwrap_or_else(|| format!("uid {}", author.uid));
-        let process = author.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-        let live = self.machine.live();
-        let confirm = apply.submission.confirm;
-        let same = confirm.is_none()
-            && self.machine.trial().is_none()
-            && self.document.as_ref() == Some(&apply.submission.document)
-            && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
-        let (desired, holder) = (apply.desired.clone(), format!("{user}{process}"));
-        let submission = reconcile::Submission {
-            ticket: self.callers.apply(apply),
-            desired,
-            holder,
-            same,
-            confirm: confirm.map(|seconds| Duration::from_secs(seconds.into())),
-        };
-        self.event(Event::Submitted(Box::new(submission)));
     }
 
     fn scope(&self, desired: &crate::model::desired::Desired) -> Result<crate::model::observed::Scope, Failure> {
@@ -276,10 +265,14 @@ impl MainLoop {
             ]
             .into(),
         };
-        report::status(&self.machine, facts, self.now())
+        let status = report::status(&self.machine, facts, self.now());
+        Status {
+            trial: self.trial(),
+            ..status
+        }
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         let effects = self.machine.handle(event, self.now());
         let mut repaired = Repaired::default();
         for effect in effects {
@@ -288,6 +281,9 @@ impl MainLoop {
         let revision = self.machine.live().and_then(|live| live.revision.as_ref());
         if let Some(entry) = repaired.entry(revision.map(|revision| revision.number), SystemTime::now()) {
             self.job(Job::History(entry));
+        }
+        if self.machine.trial().is_none() {
+            self.prober = None;
         }
         self.manager.state(self.machine.state());
         self.retarget();
@@ -345,42 +341,6 @@ impl MainLoop {
             let answer = resolver.resolve(&name).await;
             messages.send(Message::Event(Event::Resolved(name, answer))).await.ok();
         });
-    }
-
-    fn reply(&mut self, ticket: Ticket, result: Result<Box<Done>, Failure>) {
-        let Some(apply) = self.callers.applied(ticket) else {
-            return;
-        };
-        let answer = result.and_then(|done| self.applied(*done, apply.submission.document, apply.warnings));
-        match &answer {
-            Ok(report) => tracing::info!(revision = report.revision.number, "a document was applied"),
-            Err(failure) => tracing::warn!("a document was not applied: {failure}"),
-        }
-        let seconds = answer.as_ref().map(|report| report.seconds).unwrap_or_default();
-        let outcome = match answer.as_ref().map_err(|failure| failure.kind) {
-            Ok(_) => Some("applied"),
-            Err(FailureKind::Busy) => None,
-            Err(FailureKind::NotRestored) => Some("not-restored"),
-            Err(FailureKind::Store) => Some("store"),
-            Err(_) => Some("refused"),
-        };
-        if let Some(outcome) = outcome {
-            self.around.instruments.applied(outcome, seconds);
-        }
-        apply.reply.send(answer).ok();
-    }
-
-    fn applied(&mut self, done: Done, document: String, warnings: Vec<Finding>) -> Result<ApplyReport, Failure> {
-        let revision = done
-            .revision
-            .ok_or_else(|| Failure::new(FailureKind::Internal, "the store gave the revision no number"))?;
-        self.document = Some(document);
-        Ok(ApplyReport {
-            revision,
-            plan: report::plan(&done.plan, self.machine.secrets(), warnings),
-            seconds: done.took.as_secs_f64(),
-            trial: report::trial(&self.machine, self.now().monotonic),
-        })
     }
 
     /// Tells the metrics server where to listen.

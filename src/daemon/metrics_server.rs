@@ -80,27 +80,41 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "accept");
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        // This machine's own addresses reach it whatever the network does.
+        let afar = stream.local_addr().is_ok_and(|local| local.ip() != peer.ip());
         let (service, instruments) = (Arc::clone(service), instruments.clone());
         tokio::spawn(async move {
-            let conversation = converse(stream, service, instruments, target.allowed_ips);
+            let conversation = converse(stream, service, instruments, target.allowed_ips, afar);
             timeout(PATIENCE, conversation).await.ok();
             drop(place);
         });
     }
 }
 
-async fn converse(stream: TcpStream, service: Arc<dyn Service>, instruments: Instruments, allowed_ips: bool) {
+async fn converse(
+    stream: TcpStream,
+    service: Arc<dyn Service>,
+    instruments: Instruments,
+    allowed_ips: bool,
+    afar: bool,
+) {
     let answer = service_fn(|request: Request<Incoming>| {
         let (service, instruments) = (Arc::clone(&service), instruments.clone());
-        async move { Ok::<_, Infallible>(answer(&request, &*service, &instruments, allowed_ips).await) }
+        async move {
+            let answer = answer(&request, &*service, &instruments, allowed_ips).await;
+            if afar && answer.status().is_success() {
+                instruments.scraped_from_afar();
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).keep_alive(false).max_buf_size(16 << 10);

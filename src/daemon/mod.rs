@@ -13,6 +13,7 @@
 //! so the channels towards the ports and the store have room. Ending the process, in whatever way, changes
 //! nothing in the kernel.
 
+mod applies;
 mod callers;
 mod handle;
 mod in_force;
@@ -20,6 +21,7 @@ mod lock;
 mod main_loop;
 mod metrics_server;
 mod notes;
+mod prober;
 mod service_manager;
 mod store_task;
 #[cfg(test)]
@@ -304,6 +306,7 @@ async fn apply_file(handle: &Handle, store: &Store, path: &Path) {
         document,
         comment: format!("from {}", path.display()),
         confirm: None,
+        probes: Vec::new(),
     };
     let author = Author {
         uid: nix::unistd::Uid::effective().as_raw(),

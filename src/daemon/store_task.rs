@@ -16,7 +16,7 @@ use crate::{
     model::{
         reconcile::{Event, Write},
         report::seconds,
-        status::{Author, HistoryEntry, Revision},
+        status::{HistoryEntry, Revision},
     },
     store::{Store, StoreError},
 };
@@ -102,11 +102,11 @@ fn carry_out(
             Ok(None)
         }
         Write::Confirm(_, ledger) => {
-            let author = match origin {
-                Some(Origin::Confirmation(author)) => author,
-                _ => Author::default(),
+            let (author, evidence) = match origin {
+                Some(Origin::Confirmation(author, evidence)) => (author, evidence),
+                _ => Default::default(),
             };
-            store.confirm(&author, now, &ledger).map(|()| None)
+            store.confirm(author.as_ref(), &evidence, now, &ledger).map(|()| None)
         }
         Write::Revert(ledger, reason) => store.revert(now, &reason, &ledger).map(|()| None),
         Write::Recover(ledger) => store.recovered(now, &ledger).map(|()| None),

@@ -167,6 +167,7 @@ fn submission(address: &str) -> Submission {
         ),
         comment: "a test".into(),
         confirm: None,
+        probes: Vec::new(),
     }
 }
 

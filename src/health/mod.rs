@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod dns;
 pub mod doctor;
+pub mod probe;

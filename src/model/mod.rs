@@ -14,6 +14,7 @@ pub mod plan;
 pub mod ports;
 pub mod preference;
 pub mod prefixes;
+pub mod probe;
 pub mod problem;
 pub mod reconcile;
 pub mod report;

@@ -81,6 +81,7 @@ pub fn trial(machine: &Machine, now: Duration) -> Option<TrialStatus> {
     machine.trial().map(|trial| TrialStatus {
         fallback: trial.fallback.revision.as_ref().map(|revision| revision.number),
         seconds: trial.deadline.saturating_sub(now).as_secs_f64(),
+        probes: Vec::new(),
     })
 }
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    probe::Probe,
     status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status},
     types::InterfaceName,
 };
@@ -20,6 +21,9 @@ pub struct Submission {
     /// Seconds within which it has to be confirmed, or it reverts by itself; for good without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<u32>,
+    /// What confirms it by answering; all of them, within that time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
 }
 
 /// The shortest and the longest time to confirm, in seconds: to type a word, and over a weekend.
@@ -38,6 +42,9 @@ pub struct Rollback {
     /// As [`Submission::confirm`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<u32>,
+    /// As [`Submission::probes`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
 }
 
 /// A revision with its document.

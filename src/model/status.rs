@@ -60,6 +60,9 @@ pub struct TrialStatus {
     pub fallback: Option<u64>,
     /// In how many seconds.
     pub seconds: f64,
+    /// What has to answer, and what it said last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Finding>,
 }
 
 /// How the kernel compares with the revision in force.

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::model::{
     desired::Sysctl,
     ledger::Ledger,
+    probe::Probe,
     service::StoredDocument,
     status::Revision,
     types::{Deadline, InterfaceName, PrivateKey, Secret},
@@ -65,6 +66,9 @@ pub struct Pending {
     pub fallback: Option<u64>,
     /// Foreign values of the settings that the apply changes.
     pub sysctls: BTreeMap<Sysctl, String>,
+    /// What has to answer once it is on trial.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
 }
 
 /// The revision in force goes, and its fallback comes back, unless it is confirmed in time.
@@ -75,6 +79,9 @@ pub struct Trial {
     pub fallback: Option<u64>,
     /// When.
     pub deadline: Deadline,
+    /// What confirms it by answering.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
 }
 
 /// A kept revision and what became of it.

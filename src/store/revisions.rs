@@ -3,6 +3,7 @@
 use crate::model::{
     document::MAX_BYTES,
     ledger::Ledger,
+    probe::Probe,
     service::{StoredDocument, Submission},
     status::{Author, HistoryEntry, Revision},
     types::{Deadline, InterfaceName, PrivateKey},
@@ -84,6 +85,7 @@ impl Store {
                 revision: revision.clone(),
                 fallback: contents.pointers.live,
                 sysctls: ledger.sysctls.clone(),
+                probes: submission.probes.clone(),
             });
             prune(database, contents, kept.bytes, batch)?;
             Ok(revision)
@@ -115,7 +117,7 @@ impl Store {
             let entry = history_entry(&live.revision, event, time, &live.revision.comment);
             let before = contents.live.replace(live);
             contents.pointers.live = Some(number);
-            begin_trial(contents, before, deadline);
+            begin_trial(contents, before, deadline.map(|deadline| (deadline, pending.probes)));
             put_history(&entry, contents, batch)
         })
     }
@@ -140,11 +142,17 @@ impl Store {
         })
     }
 
-    /// The revision on trial stays, because somebody says so.
+    /// The revision on trial stays, because somebody says so, or because of this evidence.
     ///
     /// # Errors
     /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
-    pub fn confirm(&self, author: &Author, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
+    pub fn confirm(
+        &self,
+        author: Option<&Author>,
+        evidence: &str,
+        time: u64,
+        ledger: &Ledger,
+    ) -> Result<(), StoreError> {
         self.change(Exported::Yes, |_, contents, batch| {
             take_trial(contents, "confirm a revision")?;
             contents.fallback = None;
@@ -153,8 +161,8 @@ impl Store {
                 time,
                 event: "confirmed".to_owned(),
                 revision: contents.pointers.live,
-                author: Some(author.clone()),
-                detail: String::new(),
+                author: author.cloned(),
+                detail: shorten(evidence, MAX_DETAIL).to_owned(),
             };
             put_history(&entry, contents, batch)
         })
@@ -183,6 +191,7 @@ impl Store {
                     revision: reverted.revision,
                     fallback: trial.fallback,
                     sysctls: ledger.sysctls.clone(),
+                    probes: Vec::new(),
                 });
             }
             contents.pointers.live = trial.fallback;
@@ -370,13 +379,14 @@ fn history_entry(revision: &Revision, event: &str, time: u64, detail: &str) -> H
 }
 
 /// With a deadline the live revision is on trial, and what was in force last without one is its fallback.
-fn begin_trial(contents: &mut Contents, before: Option<StoredDocument>, deadline: Option<Deadline>) {
+fn begin_trial(contents: &mut Contents, before: Option<StoredDocument>, terms: Option<(Deadline, Vec<Probe>)>) {
     let last = contents.pointers.trial.take().map(|_| contents.fallback.take());
-    if let Some(deadline) = deadline {
+    if let Some((deadline, probes)) = terms {
         contents.fallback = last.unwrap_or(before);
         contents.pointers.trial = Some(Trial {
             fallback: contents.fallback.as_ref().map(|stored| stored.revision.number),
             deadline,
+            probes,
         });
     }
 }

@@ -15,9 +15,9 @@ fn open(directory: &Path) -> (Store, Opened) {
 
 fn submission(document: &str) -> Submission {
     Submission {
-        confirm: None,
         document: document.into(),
         comment: "why".into(),
+        ..Submission::default()
     }
 }
 
@@ -445,10 +445,10 @@ fn a_trial_is_kept_and_ends_by_a_word_or_a_revert() {
     assert_eq!(kept.last().unwrap().status, reverted);
 
     try_out(&store, "four");
-    store.confirm(&Author::default(), 11, &ledger("wg4")).unwrap();
+    store.confirm(Some(&Author::default()), "", 11, &ledger("wg4")).unwrap();
     assert_eq!((store.trial(), fallback(&store)), (None, None));
     assert_eq!(live_text(&store).as_deref(), Some("four"));
-    let refused = store.confirm(&Author::default(), 12, &ledger("wg4")).unwrap_err();
+    let refused = store.confirm(None, "", 12, &ledger("wg4")).unwrap_err();
     assert_eq!(refused.class, StoreErrorClass::NotFound);
     assert_eq!(store.history(2).unwrap()[0].event, "confirmed");
 }

@@ -61,6 +61,7 @@ async fn every_call_arrives_and_its_answer_too() {
     assert_eq!(client.status().await.unwrap().version, "fake");
     let submission = Submission {
         confirm: None,
+        probes: Vec::new(),
         document: "x".repeat(4 << 20),
         comment: String::new(),
     };
@@ -320,6 +321,7 @@ async fn status_answers_while_an_apply_runs_and_the_apply_outlives_its_caller() 
     let server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
         confirm: None,
+        probes: Vec::new(),
         document: "slow".into(),
         comment: String::new(),
     };
@@ -340,6 +342,7 @@ async fn stopping_answers_what_is_being_worked_for() {
     let mut server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
         confirm: None,
+        probes: Vec::new(),
         document: "slow".into(),
         comment: String::new(),
     };

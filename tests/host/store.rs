@@ -75,6 +75,7 @@ pub(crate) fn document(number: u64) -> String {
 pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
     let submission = Submission {
         confirm: None,
+        probes: Vec::new(),
         document: text,
         comment: String::new(),
     };

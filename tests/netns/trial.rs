@@ -1,5 +1,11 @@
 //! Confirm or revert, with a real daemon: nobody is locked out, whatever happens before the deadline.
 
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    thread,
+};
+
 use serde_json::Value;
 
 use crate::{
@@ -161,4 +167,140 @@ fn a_trial_survives_a_lost_database() {
     left.namespace
         .until("the fallback is back from the export", || reverted(&left));
     assert_good(&left);
+}
+
+/// Tries a document on trial for 8 s with these probes; the rest is up to the daemon.
+fn try_with_probes(left: &Appliance, document: &str, probes: &[&str]) {
+    let mut words = vec!["apply", "--json", "--confirm", "8s"];
+    words.extend(probes.iter().flat_map(|probe| ["--probe", probe]));
+    words.push("-");
+    left.tunneld(&words, document);
+}
+
+fn until_it_ends(left: &Appliance) {
+    left.namespace
+        .until("the trial ends", || left.status().get("trial").is_none());
+}
+
+/// Answers every request on 8080 of 192.0.2.2 with an empty page, until the process ends.
+fn serve(right: &Appliance) {
+    let listener = right.namespace.enter(|| TcpListener::bind("192.0.2.2:8080").unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            let mut stream = stream.unwrap();
+            // A probe that only connects sends nothing and is gone.
+            if stream.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {
+                stream.write_all(answer).unwrap();
+            }
+        }
+    });
+}
+
+/// Whether somebody in `appliance` gets metrics from 192.0.2.1.
+fn scrapes(appliance: &Appliance) -> bool {
+    appliance.namespace.enter(|| {
+        let Ok(mut stream) = TcpStream::connect("192.0.2.1:9586") else {
+            return false;
+        };
+        let mut answer = String::new();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200")
+    })
+}
+
+const PROBES: [&str; 4] = [
+    "icmp:192.0.2.2",
+    "icmp:fd00:2::2",
+    "tcp:192.0.2.2:8080",
+    "http://192.0.2.2:8080/",
+];
+
+#[test]
+fn what_leaves_the_way_open_is_confirmed_by_every_kind_of_probe() {
+    let (left, right) = cabled();
+    left.apply(GOOD);
+    left.namespace
+        .run(["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
+    serve(&right);
+    for (index, probe) in PROBES.iter().enumerate() {
+        let document = GOOD.replace("30.0.0", &format!("30.0.{}", index + 1));
+        try_with_probes(&left, &document, &[probe]);
+        assert_eq!(left.status()["trial"]["probes"][0]["object"], *probe);
+        until_it_ends(&left);
+        assert_eq!(left.tunneld(&["show"], ""), document, "{probe}: {}", left.log());
+        assert_eq!(events(&left)[0], "confirmed");
+        assert!(left.tunneld(&["history"], "").contains(&format!("answered: {probe}")));
+    }
+}
+
+#[test]
+fn what_cuts_the_way_is_confirmed_by_no_probe() {
+    let (left, right) = cabled();
+    left.apply(GOOD);
+    serve(&right);
+    // One that answers is not enough: IPv6 is not cut.
+    let probes = [
+        "tcp:192.0.2.2:8080",
+        "http://192.0.2.2:8080/",
+        "icmp:192.0.2.2",
+        "scraped",
+    ];
+    left.namespace
+        .run(["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
+    try_with_probes(&left, LOCKED_OUT, &[&probes[..], &["icmp:fd00:2::2"]].concat());
+    left.namespace.until("every probe was asked", || {
+        let trial = left.status()["trial"].clone();
+        let found = trial["probes"].as_array().unwrap();
+        let answered = |index: usize| found[index]["reason"] == "answered";
+        answered(4) && (0..4).all(|index| !answered(index) && found[index]["reason"] != "not asked yet")
+    });
+    until_it_ends(&left);
+    assert_good(&left);
+    assert_eq!(events(&left)[0], "reverted");
+}
+
+#[test]
+fn a_daemon_that_is_killed_goes_on_asking() {
+    let (left, _right) = cabled();
+    left.apply(GOOD);
+    left.namespace
+        .run(["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
+    let document = GOOD.replace("30.0.0", "30.0.1");
+    try_with_probes(&left, &document, &["icmp:192.0.2.2"]);
+    left.end("-9");
+    left.start(executable());
+    until_it_ends(&left);
+    assert_eq!(left.tunneld(&["show"], ""), document);
+}
+
+#[test]
+fn a_scrape_from_another_machine_is_evidence_and_one_from_here_is_not() {
+    let (left, right) = cabled();
+    left.apply(GOOD);
+    let document = GOOD.replace("version = 1\n", "version = 1\nappliance.metrics = \"192.0.2.1:9586\"\n");
+    try_with_probes(&left, &document, &["scraped"]);
+    left.namespace.until("the server listens", || scrapes(&left));
+    assert!(left.status().get("trial").is_some());
+    assert!(scrapes(&right));
+    until_it_ends(&left);
+    assert_eq!(events(&left)[0], "confirmed");
+}
+
+#[test]
+fn probes_without_a_time_are_refused() {
+    let left = Appliance::new();
+    for words in [
+        &["apply", "--probe", "scraped", "-"][..],
+        &["rollback", "--probe", "scraped"],
+    ] {
+        let refused = left.try_tunneld(words, GOOD);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    }
+    let refused = left.try_tunneld(&["apply", "--confirm", "1m", "--probe", "ping", "-"], GOOD);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("write icmp:"),
+        "{refused:?}"
+    );
 }
