@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// This process is the background's: report to the one that started it
     #[arg(long, hide = true, conflicts_with = "foreground")]
     detached: bool,
+    /// This process was another executable; what it had is behind standard input
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// What to log in the foreground: error, warn, info, debug
     #[arg(long, value_name = "FILTER", env = "TUNNELD_LOG", default_value = "info")]
     log: String,
@@ -63,6 +66,7 @@ pub(super) fn run(
         name,
         mtu: arguments.mtu,
         alias: arguments.alias,
+        take_over: arguments.take_over,
     };
     let result = if arguments.detached {
         launch::run_detached(&options)

@@ -70,10 +70,14 @@ impl Connection {
             .ok_or_else(|| EngineError::new(attempt, io::Error::other("no version in the answer")))
     }
 
-    /// Makes the engine end and leave its interface to a successor.
-    pub(super) async fn hand_over(&mut self) -> Result<(), EngineError> {
-        let attempt = format!("take {} over from its engine", self.name);
-        self.ask(attempt, &Request::Handover).await.map(drop)
+    /// Has the engine become another program, with the same process id. It hangs up, and answers who asks next
+    /// as soon as it is there.
+    pub(super) async fn hand_over(mut self, executable: &Path) -> Result<(), EngineError> {
+        let attempt = format!("hand {} over to {}", self.name, executable.display());
+        match self.ask(attempt, &Request::Handover(executable.to_owned())).await {
+            Err(error) if error.source.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// The engine's process, even if the engine answers nothing.
@@ -146,8 +150,7 @@ impl Process {
         self.ended().await
     }
 
-    /// Returns when the process has ended by itself.
-    pub(super) async fn ended(&self) -> Result<(), EngineError> {
+    async fn ended(&self) -> Result<(), EngineError> {
         let attempt = || format!("wait for the end of pid {}", self.pid.as_raw_nonzero());
         let handle = self.handle.clone();
         let waited = spawn_blocking(move || ends_within(&handle, END)).await;

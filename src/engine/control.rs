@@ -11,7 +11,7 @@ use rand_core::{OsRng, RngCore};
 use super::{
     error::EngineError,
     identity::Identity,
-    peer::{Peer, State},
+    peer::{KEY_LIFETIME, Peer, State},
     routing::Routing,
     table::Table,
     udp::{Endpoint, Sockets},
@@ -46,6 +46,33 @@ impl Control {
             peers: BTreeMap::new(),
             allowed: BTreeMap::new(),
         })
+    }
+
+    /// A device as a predecessor left it. Peers whose sessions it took along are greeted, or they would go on
+    /// to speak to nobody.
+    pub(super) fn adopt(sockets: Sockets, device: &wireguard::Device) -> Result<Self, EngineError> {
+        let mut control = Self {
+            up: false,
+            identity: None,
+            sockets: Arc::new(sockets),
+            fwmark: device.fwmark,
+            offload: true,
+            peers: BTreeMap::new(),
+            allowed: BTreeMap::new(),
+        };
+        control.change(&device.as_change())?;
+        for (key, left) in &device.peers {
+            let Some(peer) = control.peers.get(key) else { continue };
+            peer.received.store(left.received_bytes, Ordering::Relaxed);
+            peer.sent.store(left.sent_bytes, Ordering::Relaxed);
+            let mut state = peer.lock();
+            state.last_handshake = left.last_handshake;
+            let age = left.last_handshake.map(|last| last.elapsed().unwrap_or_default());
+            if age.is_some_and(|age| age < KEY_LIFETIME) {
+                state.greet();
+            }
+        }
+        Ok(control)
     }
 
     /// The interface went up or down. Says whether that is news.
@@ -102,7 +129,7 @@ impl Control {
 
     /// Carries out a change, as far as it goes.
     pub(super) fn change(&mut self, change: &DeviceChange) -> Result<(), EngineError> {
-        if let Some(mark) = change.fwmark {
+        if let Some(mark) = change.fwmark.filter(|mark| *mark != self.fwmark) {
             let attempt = || format!("mark packets with {mark}");
             self.sockets
                 .mark(mark)

@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -13,7 +14,8 @@ use rustix::event::{EventfdFlags, eventfd};
 
 pub use super::counters::Counters;
 use super::{
-    control::Control, counters::Tallies, error::EngineError, link::Link, routing::Routing, tun::Tun, worker::Worker,
+    control::Control, counters::Tallies, error::EngineError, handover, link::Link, routing::Routing, tun::Tun,
+    udp::Sockets, worker::Worker,
 };
 use crate::model::{
     types::InterfaceName,
@@ -117,6 +119,27 @@ impl Device {
         let control = Control::new(offload)?;
         let link = Link::open(name)?;
         link.configure(name, mtu, alias)?;
+        Self::start(name, tun, link, mtu, control)
+    }
+
+    /// Goes on with what a predecessor left.
+    pub(super) fn adopt(
+        name: &InterfaceName,
+        tun: OwnedFd,
+        sockets: Sockets,
+        device: &wireguard::Device,
+    ) -> Result<Self, EngineError> {
+        let link = Link::open(name)?;
+        let state = link.read();
+        let mtu = state
+            .map_err(|error| EngineError::new(format!("read link {name}"), error))?
+            .mtu;
+        link.limit_segments(mtu);
+        let control = Control::adopt(sockets, device)?;
+        Self::start(name, Tun::adopt(tun, true), link, mtu, control)
+    }
+
+    fn start(name: &InterfaceName, tun: Tun, link: Link, mtu: u32, control: Control) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             name: name.clone(),
             tun,
@@ -131,11 +154,26 @@ impl Device {
             closed: event()?,
             worker: Mutex::new(None),
         });
-        let worker = Worker::new(&shared)?;
-        let thread = thread::Builder::new().name(format!("engine-{name}"));
+        let device = Self { shared };
+        device.work()?;
+        Ok(device)
+    }
+
+    fn work(&self) -> Result<(), EngineError> {
+        let worker = Worker::new(&self.shared)?;
+        let thread = thread::Builder::new().name(format!("engine-{}", self.shared.name));
         let thread = thread.spawn(move || worker.run());
-        *lock(&shared.worker) = Some(thread.map_err(|error| EngineError::new("start a thread", error))?);
-        Ok(Self { shared })
+        *lock(&self.shared.worker) = Some(thread.map_err(|error| EngineError::new("start a thread", error))?);
+        Ok(())
+    }
+
+    /// Has the worker end after what it is at.
+    fn rest(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        signal(&self.shared.wake);
+        if let Some(worker) = lock(&self.shared.worker).take() {
+            worker.join().ok();
+        }
     }
 
     /// The device as it is now, private key included.
@@ -176,23 +214,29 @@ impl Device {
         self.shared.closed.as_fd()
     }
 
-    /// Makes the interface outlive this device, with its addresses and routes: a successor opens it by its name.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn persist(&self) -> Result<(), EngineError> {
-        let attempt = || format!("leave {} to a successor", self.shared.name);
-        let persisted = self.shared.tun.persist();
-        persisted.map_err(|error| EngineError::new(attempt(), error))
+    /// Makes this process that of `executable`, which goes on with the device and with `listener`. Returns only
+    /// if that fails; then this one goes on.
+    pub(super) fn hand_over(&self, executable: &Path, listener: BorrowedFd<'_>) -> EngineError {
+        self.rest();
+        // From here on nothing can be changed that the successor would not know.
+        let control = lock(&self.shared.control);
+        let (routing, _) = self.shared.routing();
+        let tun = self.shared.tun.as_fd();
+        let failed = handover::bequeath(executable, tun, listener, &routing.sockets, &control.read());
+        drop(control);
+        self.shared.stop.store(false, Ordering::Release);
+        if let Err(error) = self.work() {
+            self.shared.finish();
+            return error;
+        }
+        let attempt = format!("hand {} over to {}", self.shared.name, executable.display());
+        EngineError::new(attempt, failed)
     }
 
     /// Ends the threads. The interface goes with the last handle.
     pub fn close(self) {
-        self.shared.stop.store(true, Ordering::Release);
-        signal(&self.shared.wake);
-        if let Some(worker) = lock(&self.shared.worker).take() {
-            worker.join().ok();
-        }
+        self.rest();
+        self.shared.finish();
     }
 }
 

@@ -3,7 +3,7 @@
 //! `tunneld engine IFACE` starts itself once more as the leader of a session of its own and returns when
 //! that one's socket accepts. The process ends, as wireguard-go does, when its socket's file is removed,
 //! when its interface is deleted, or on SIGTERM or SIGINT; each way takes socket and interface along.
-//! Only a hand-over leaves the interface, with its addresses and routes, to a successor.
+//! A hand-over is no end: the process becomes another executable.
 
 use std::{
     ffi::OsString,
@@ -22,12 +22,13 @@ use nix::{
     },
     unistd::{chdir, dup2_stderr, dup2_stdout, setsid},
 };
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{info, warn};
 
 use super::{
     device::{self, Device},
     error::EngineError,
+    handover,
     socket::{self, Socket},
     sys,
     uapi::{Clients, Target},
@@ -55,6 +56,8 @@ pub struct Options {
     pub mtu: u32,
     /// Its alias; the daemon knows its own interfaces by it.
     pub alias: Option<String>,
+    /// Go on with what this process had as another executable, instead.
+    pub take_over: bool,
 }
 
 /// Runs the engine in the foreground until it ends.
@@ -74,6 +77,9 @@ pub fn run(options: &Options) -> Result<(), EngineError> {
 /// # Errors
 /// As [`run`].
 pub fn run_detached(options: &Options) -> Result<(), EngineError> {
+    if options.take_over {
+        return serve(options, || ());
+    }
     let detached = setsid().and_then(|_| chdir("/"));
     detached.map_err(|error| EngineError::new("leave the caller's session", error))?;
     let mut said = false;
@@ -157,7 +163,8 @@ pub fn start(options: &Options) -> Result<u32, EngineError> {
 pub(super) fn executable() -> io::Result<PathBuf> {
     match std::env::current_exe() {
         Ok(path) if path.exists() => Ok(path),
-        Ok(_) => Ok("/proc/self/exe".into()),
+        // By number: an engine that is to become it asks under another one.
+        Ok(_) => Ok(format!("/proc/{}/exe", std::process::id()).into()),
         Err(error) => {
             let started_by = std::env::args_os().next().map(PathBuf::from);
             started_by.filter(|path| path.is_absolute()).ok_or(error)
@@ -176,10 +183,10 @@ pub(super) fn arguments(options: &Options, mode: &str) -> Vec<OsString> {
     words
 }
 
-/// The device as the server sees it, and the way to end the process.
+/// The device as the server sees it, and what a successor needs besides.
 struct Served {
     device: Device,
-    end: OwnedFd,
+    listener: OwnedFd,
 }
 
 impl Target for Served {
@@ -191,8 +198,8 @@ impl Target for Served {
         self.device.change(change)
     }
 
-    fn hand_over(&self) -> Result<(), EngineError> {
-        self.device.persist()
+    fn hand_over(&self, executable: &Path) -> EngineError {
+        self.device.hand_over(executable, self.listener.as_fd())
     }
 
     fn idle(&self) {
@@ -200,20 +207,32 @@ impl Target for Served {
             info!("cannot give memory back: {error}");
         }
     }
-
-    fn end(&self) {
-        rustix::io::write(&self.end, &1_u64.to_ne_bytes()).ok();
-    }
 }
 
 /// From the first system call to the last. `ready` is called once, when the socket accepts.
 fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
-    let directory = Path::new(socket::DIRECTORY);
-    let name = &options.name;
     umask(Mode::from_bits_truncate(0o077));
     rustix::thread::set_name(c"tunneld-engine").ok();
     // Before the first thread, so that every thread leaves the signals to the descriptor.
     let signals = block_signals().map_err(|error| EngineError::new("receive signals", error))?;
+    let (device, socket) = if options.take_over {
+        take_over(options)
+    } else {
+        make(options)
+    }?;
+    let listener = socket.as_fd().try_clone_to_owned();
+    let listener = listener.map_err(|error| EngineError::new("duplicate the socket", error))?;
+    let clients = Clients::new(Served { device, listener });
+    ready();
+    clients.target().idle();
+    let result = until_end(&signals, &socket, &clients);
+    clients.target().device.clone().close();
+    result
+}
+
+/// Makes the device and its socket.
+fn make(options: &Options) -> Result<(Device, Socket), EngineError> {
+    let (directory, name) = (Path::new(socket::DIRECTORY), &options.name);
     socket::refuse_if_served(directory, name)?;
     let device = Device::open(
         name,
@@ -223,16 +242,23 @@ fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
             ..device::Options::default()
         },
     )?;
-    let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| EngineError::new("make an event descriptor", error))?;
-    let clients = Clients::new(Served { device, end });
-    let result = Socket::bind(directory, name).and_then(|socket| {
-        ready();
-        clients.target().idle();
-        until_end(&signals, &socket, &clients)
-    });
-    clients.target().device.clone().close();
-    result
+    match Socket::bind(directory, name) {
+        Ok(socket) => Ok((device, socket)),
+        Err(error) => {
+            device.close();
+            Err(error)
+        }
+    }
+}
+
+/// Goes on with what a predecessor left.
+fn take_over(options: &Options) -> Result<(Device, Socket), EngineError> {
+    let (directory, name) = (Path::new(socket::DIRECTORY), &options.name);
+    let estate = handover::inherit();
+    let estate = estate.map_err(|error| EngineError::new(format!("take {name} over"), error))?;
+    let socket = Socket::adopt(estate.listener, directory, name)?;
+    let device = Device::adopt(name, estate.tun, estate.sockets, &estate.device)?;
+    Ok((device, socket))
 }
 
 fn block_signals() -> nix::Result<SignalFd> {
@@ -246,28 +272,22 @@ fn block_signals() -> nix::Result<SignalFd> {
 
 /// Admits clients until one of the reasons to end is there.
 fn until_end(signals: &SignalFd, socket: &Socket, clients: &Clients<Served>) -> Result<(), EngineError> {
-    let Served { device, end } = clients.target();
+    let device = &clients.target().device;
     loop {
-        let waited = [
-            signals.as_fd(),
-            device.closed(),
-            end.as_fd(),
-            socket.watch(),
-            socket.as_fd(),
-        ];
+        let waited = [signals.as_fd(), device.closed(), socket.watch(), socket.as_fd()];
         let mut waited = waited.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut waited, None) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result.map_err(|error| EngineError::new("wait for events", error))?,
         };
-        let [signal, closed, ended, removed, client] = waited.map(|fd| !fd.revents().is_empty());
+        let [signal, closed, removed, client] = waited.map(|fd| !fd.revents().is_empty());
         if signal && ends(signals) {
             info!("ended by a signal");
         } else if closed {
             info!("the interface {} was deleted", device.name());
         } else if removed && !socket.is_there() {
             info!("the socket of {} was removed", device.name());
-        } else if !ended {
+        } else {
             if client {
                 admit(socket, clients);
             }
@@ -301,6 +321,7 @@ mod tests {
             name: "wg0".parse().unwrap(),
             mtu: 1420,
             alias: None,
+            take_over: false,
         };
         for (kind, said) in [
             (io::ErrorKind::AddrInUse, "already running, pid 7"),

@@ -47,6 +47,30 @@ impl Launcher {
         }
     }
 
+    /// The program that engines run.
+    pub(super) fn executable(&self) -> &Path {
+        &self.executable
+    }
+
+    /// Makes sure that the program is one that an engine can become.
+    pub(super) async fn check(&self) -> Result<(), EngineError> {
+        let failed = |error| EngineError::new(format!("ask {} for its version", self.executable.display()), error);
+        let mut command = Command::new(&self.executable);
+        let asked = command
+            .arg("--version")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let told = timeout(START, asked)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let told = told.map_err(failed)?.stdout;
+        if told.starts_with(b"tunneld ") {
+            return Ok(());
+        }
+        Err(failed(io::Error::other("it does not say that it is tunneld")))
+    }
+
     /// Starts an engine and returns when its socket accepts.
     pub(super) async fn launch(&self, options: &Options) -> Result<(), EngineError> {
         let attempt = format!("start the engine of {}", options.name);
@@ -124,6 +148,7 @@ mod tests {
             name: "wg0".parse().unwrap(),
             mtu: 1420,
             alias: None,
+            take_over: false,
         };
         let error = Launcher::direct("/bin/ls").launch(&options).await.unwrap_err();
         assert!(error.to_string().starts_with("start the engine of wg0: "), "{error}");

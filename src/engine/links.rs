@@ -16,13 +16,6 @@ use crate::model::types::InterfaceName;
 /// How long the kernel may take: only somebody holding its lock makes it take any.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The link's MTU in bytes.
-pub(super) async fn mtu(name: &InterfaceName) -> Result<u32, EngineError> {
-    let attempt = format!("read the MTU of link {name}");
-    let (_, mtu) = with(attempt.clone(), async |handle| find(&handle, name).await).await?;
-    mtu.ok_or_else(|| EngineError::new(attempt, io::ErrorKind::InvalidData))
-}
-
 /// Sets the link's MTU.
 pub(super) async fn set_mtu(name: &InterfaceName, mtu: u32) -> Result<(), EngineError> {
     let attempt = format!("set the MTU of link {name} to {mtu}");

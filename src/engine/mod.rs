@@ -12,6 +12,7 @@ mod coalesce;
 mod control;
 mod counters;
 mod flow;
+mod handover;
 mod identity;
 mod inbound;
 mod link;

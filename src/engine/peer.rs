@@ -28,7 +28,7 @@ const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 
 /// When keys are forgotten (REJECT_AFTER_TIME), and a little: until then a peer needs its timers.
-const KEY_LIFETIME: Duration = Duration::from_secs(181);
+pub(super) const KEY_LIFETIME: Duration = Duration::from_secs(181);
 /// Initiations from one peer closer together than this are a flood (`INITIATIONS_PER_SECOND` is 50).
 const FLOOD: Duration = Duration::from_millis(20);
 /// How far the clock has to be set forward to matter.

@@ -42,25 +42,19 @@ impl EnginePort {
         &self.versions
     }
 
-    /// Moves `name` to a new process of the launcher's program: interface, addresses, routes and
+    /// Moves the engine of `name` to the launcher's program: process, interface, addresses, routes, sockets and
     /// configuration stay, peers shake hands anew.
     ///
     /// # Errors
-    /// When the running engine cannot hand over, which changes nothing, or when the new one cannot start:
-    /// then the interface is there without an engine, and the next observation finds it dead.
+    /// When the program is not one of ours or the engine cannot become it, which changes nothing, or when it ends
+    /// instead of going on: then the interface is gone, and the next observation finds that.
     pub async fn replace(&mut self, name: &InterfaceName) -> Result<(), EngineError> {
+        self.launcher.check().await?;
+        let connection = Connection::open(&self.directory, name).await?;
+        connection.hand_over(self.launcher.executable()).await?;
         let mut connection = Connection::open(&self.directory, name).await?;
-        let process = connection.process()?;
-        let device = connection.get().await?;
-        connection.hand_over().await?;
-        if process.ended().await.is_err() {
-            process.end().await?;
-        }
-        let mtu = links::mtu(name).await?;
-        self.launcher.launch(&options(name, mtu)).await?;
-        let mut connection = Connection::open(&self.directory, name).await?;
-        connection.set(device.as_change()).await?;
-        info!("the engine of {name} was replaced");
+        let version = connection.version().await?;
+        info!("the engine of {name} was replaced by version {version}");
         Ok(())
     }
 
@@ -102,6 +96,7 @@ fn options(name: &InterfaceName, mtu: u32) -> Options {
         name: name.clone(),
         mtu,
         alias: Some(observed::ALIAS.to_owned()),
+        take_over: false,
     }
 }
 

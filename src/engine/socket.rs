@@ -78,6 +78,16 @@ impl Socket {
         let listener = UnixListener::bind(&path).map_err(failed)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
+        Self::watched(listener, directory, path)
+    }
+
+    /// The socket that a predecessor made.
+    pub(super) fn adopt(listener: OwnedFd, directory: &Path, name: &InterfaceName) -> Result<Self, EngineError> {
+        Self::watched(listener.into(), directory, path(directory, name))
+    }
+
+    fn watched(listener: UnixListener, directory: &Path, path: PathBuf) -> Result<Self, EngineError> {
+        let failed = |error: io::Error| EngineError::new(format!("listen on {}", path.display()), error);
         let identity = identity(&path).map_err(failed)?;
         let watch = watch(directory).map_err(|error| failed(error.into()))?;
         Ok(Self {

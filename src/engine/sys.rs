@@ -42,15 +42,6 @@ pub(super) fn set_offload(tun: impl AsFd, offload: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the interface stays when its last descriptor is closed (`TUNSETPERSIST`).
-pub(super) fn set_persistent(tun: impl AsFd, persistent: bool) -> io::Result<()> {
-    let argument = libc::c_ulong::from(persistent);
-    // SAFETY: TUNSETPERSIST takes its argument by value and touches none of our memory.
-    let result = unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETPERSIST, argument) };
-    nix::errno::Errno::result(result)?;
-    Ok(())
-}
-
 /// Sends without the don't-fragment bit, as the kernel's WireGuard does: routers may fragment what is too large.
 pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
     let value: libc::c_int = libc::IP_PMTUDISC_DONT;

@@ -94,27 +94,25 @@ pub(super) struct Tun {
 }
 
 impl Tun {
-    /// Makes the interface `name`, or opens the one that a predecessor left, with segmentation offload if wanted and as far as the kernel has it.
+    /// Makes the interface `name`, with segmentation offload if wanted and as far as the kernel has it.
     pub(super) fn open(name: &InterfaceName, offload: bool) -> Result<Self, EngineError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|error| EngineError::new("open /dev/net/tun", error))?;
         sys::attach(&file, name).map_err(|error| EngineError::new(format!("make the interface {name}"), error))?;
-        // Left by a predecessor that handed over: from here on it goes with us again.
-        sys::set_persistent(&file, false).map_err(|error| EngineError::new(format!("take {name} over"), error))?;
+        Ok(Self::adopt(file, offload))
+    }
+
+    /// The interface behind `file`, which a predecessor made.
+    pub(super) fn adopt(file: OwnedFd, offload: bool) -> Self {
         let tcp = offload && sys::set_offload(&file, sys::OFFLOAD_CHECKSUM | sys::OFFLOAD_TCP).is_ok();
         let everything = sys::OFFLOAD_CHECKSUM | sys::OFFLOAD_TCP | sys::OFFLOAD_UDP;
         let udp = tcp && sys::set_offload(&file, everything).is_ok();
-        Ok(Self {
+        Self {
             file,
             coalesce_tcp: AtomicBool::new(tcp),
             coalesce_udp: AtomicBool::new(udp),
-        })
-    }
-
-    /// Leaves the interface, with its addresses and routes, for a successor to open.
-    pub(super) fn persist(&self) -> io::Result<()> {
-        sys::set_persistent(&self.file, true)
+        }
     }
 
     /// One packet with its prologue.

@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -46,12 +47,10 @@ pub(super) trait Target: Send + Sync + 'static {
     fn read(&self) -> Device;
     /// Changes it.
     fn change(&self, change: &DeviceChange) -> Result<(), EngineError>;
-    /// Makes the interface outlive this process.
-    fn hand_over(&self) -> Result<(), EngineError>;
+    /// Makes this process that of another executable. Returns only if that fails.
+    fn hand_over(&self, executable: &Path) -> EngineError;
     /// The last client has left.
     fn idle(&self) {}
-    /// Ends this process; called when a hand-over was answered.
-    fn end(&self);
 }
 
 /// The clients of one device.
@@ -211,15 +210,9 @@ fn answer(mut stream: &UnixStream, request: &Request, target: &impl Target) -> i
         Request::Get => stream.write_all(format_device(&target.read()).as_bytes()),
         Request::Version => stream.write_all(format_version(VERSION).as_bytes()),
         Request::Set(change) => stream.write_all(outcome(target.change(change)).as_bytes()),
-        Request::Handover => {
-            let result = target.hand_over();
-            let done = result.is_ok();
-            let answered = stream.write_all(outcome(result).as_bytes());
-            if done {
-                info!("handing over to another process");
-                target.end();
-            }
-            answered
+        Request::Handover(executable) => {
+            info!("handing over to {}", executable.display());
+            stream.write_all(outcome(Err(target.hand_over(executable))).as_bytes())
         }
     }
 }
@@ -248,7 +241,6 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         device: Mutex<Device>,
-        ended: Mutex<bool>,
     }
 
     impl Target for Arc<Fake> {
@@ -262,11 +254,9 @@ mod tests {
             lock(&self.device).fwmark = change.fwmark.unwrap_or_default();
             Ok(())
         }
-        fn hand_over(&self) -> Result<(), EngineError> {
-            Ok(())
-        }
-        fn end(&self) {
-            *lock(&self.ended) = true;
+        fn hand_over(&self, executable: &Path) -> EngineError {
+            assert_eq!(executable, Path::new("/a"));
+            EngineError::new("hand over", nix::errno::Errno::ENOENT)
         }
     }
 
@@ -301,9 +291,7 @@ mod tests {
         assert_eq!(answer_to(&stream, "set=1\nlisten_port=1\n\n"), ["errno=-98"]);
         let version = format!("version={VERSION}");
         assert_eq!(answer_to(&stream, "tunneld=version\n\n"), [version.as_str(), "errno=0"]);
-        assert!(!*lock(&fake.ended));
-        assert_eq!(answer_to(&stream, "tunneld=handover\n\n"), ["errno=0"]);
-        drop(stream);
+        assert_eq!(answer_to(&stream, "tunneld=handover\nexecutable=/a\n\n"), ["errno=-2"]);
     }
 
     #[test]

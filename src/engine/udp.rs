@@ -118,6 +118,27 @@ impl Sockets {
         Ok(sockets)
     }
 
+    /// Sockets that a predecessor bound and marked.
+    pub(super) fn adopt(v4: Option<OwnedFd>, v6: Option<OwnedFd>) -> io::Result<Self> {
+        let port = v4.as_ref().or(v6.as_ref()).map(local_port);
+        Ok(Self {
+            port: port.unwrap_or(Err(Errno::ENOTSOCK))?,
+            v4,
+            v6,
+            segments: AtomicBool::new(true),
+        })
+    }
+
+    /// The socket of IPv4, if the kernel has it.
+    pub(super) fn v4(&self) -> Option<BorrowedFd<'_>> {
+        self.v4.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The socket of IPv6, if the kernel has it.
+    pub(super) fn v6(&self) -> Option<BorrowedFd<'_>> {
+        self.v6.as_ref().map(AsFd::as_fd)
+    }
+
     /// The port that both are bound to.
     pub(super) fn port(&self) -> u16 {
         self.port

@@ -92,7 +92,7 @@ impl Worker {
         })
     }
 
-    /// Works until the device is closed or its interface is gone.
+    /// Works until it is stopped or the interface is gone.
     pub(super) fn run(mut self) {
         self.shared.follow_link();
         let mut events = [MaybeUninit::uninit(); 8];
@@ -110,7 +110,7 @@ impl Worker {
             let tokens: Vec<_> = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((events, _)) => events.iter().map(|event| (event.data.u64(), event.flags)).collect(),
                 Err(Errno::INTR) => continue,
-                Err(_) => break,
+                Err(_) => return self.shared.finish(),
             };
             self.rest(!tokens.is_empty());
             // News of the link were there before the packets that it now lets pass.
@@ -131,7 +131,6 @@ impl Worker {
             }
             self.tick();
         }
-        self.shared.finish();
     }
 
     /// Gives memory back once per quiet: what a burst of work needed, timers do not.

@@ -87,7 +87,14 @@ fn replacing_the_engine_keeps_the_link_and_makes_a_new_handshake() {
     let (index, before) = (link(), engine());
     let replaced = left.tunneld(&["engine", "--replace"], "");
     assert!(replaced.contains("wg0"), "{replaced}");
-    assert_ne!(engine(), before, "another process serves the socket");
+    assert_eq!(engine(), before, "the service manager's process stays");
+    let pid = before
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.strip_prefix("pid="))
+        .unwrap();
+    let words = left.namespace.run(["cat", &format!("/proc/{pid}/cmdline")]);
+    assert!(words.contains("--take-over"), "and has become a new program: {words}");
     assert_eq!(link(), index, "the link stayed, and with it addresses and routes");
     assert_eq!(left.plan(&documents[0]), Vec::<String>::new());
     assert!(left.pings("20.20.20.20"), "a new handshake");

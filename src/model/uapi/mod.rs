@@ -7,8 +7,8 @@
 //! memory that is cleared when it is dropped, and no error repeats a value.
 //!
 //! Two requests are our own and no other program sends them: `tunneld=version` asks which engine this is,
-//! and `tunneld=handover` asks it to end and leave its TUN device to a successor. Other implementations
-//! answer them with an error.
+//! and `tunneld=handover`, followed by `executable=PATH`, asks it to become that program and go on: it hangs
+//! up, and its successor answers on the same socket. Other implementations answer them with an error.
 
 mod answer;
 mod lines;

@@ -1,6 +1,6 @@
 //! Requests: what a client writes.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -19,8 +19,9 @@ pub enum Request {
     Set(DeviceChange),
     /// `tunneld=version`: tell which engine this is. Our own.
     Version,
-    /// `tunneld=handover`: end, and leave the TUN device to a successor. Our own.
-    Handover,
+    /// `tunneld=handover`: become this program, and go on with the same interface, sockets and configuration.
+    /// Our own.
+    Handover(PathBuf),
 }
 
 /// Parses requests line by line, one after the other. After an error it skips to the end of the request, so
@@ -68,6 +69,9 @@ impl RequestParser {
             return Err(failure);
         }
         match done.request.take() {
+            Some(Request::Handover(executable)) if !executable.is_absolute() => {
+                Err(done.malformed(Some("executable"), "not an absolute path", Errno::Invalid))
+            }
             Some(request) => Ok(Some(request)),
             None => Err(done.malformed(None, "an empty line, not a request", Errno::Protocol)),
         }
@@ -82,11 +86,15 @@ impl RequestParser {
                 ("get", "1") => Ok(Request::Get),
                 ("set", "1") => Ok(Request::Set(DeviceChange::default())),
                 ("tunneld", "version") => Ok(Request::Version),
-                ("tunneld", "handover") => Ok(Request::Handover),
+                ("tunneld", "handover") => Ok(Request::Handover(PathBuf::new())),
                 _ => return Err(self.malformed(None, "neither get=1 nor set=1", Errno::Protocol)),
             }
             .map(|request| self.request = Some(request)),
             Some(Request::Set(change)) => set(change, key, text, zones),
+            Some(Request::Handover(executable)) if key == "executable" => {
+                *executable = text.into();
+                Ok(())
+            }
             Some(_) => Err((None, "this request has no keys")),
         };
         outcome.map_err(|(key, reason)| self.malformed(key, reason, Errno::Invalid))
@@ -177,7 +185,9 @@ pub fn format_request(request: &Request) -> Zeroizing<String> {
     match request {
         Request::Get => Zeroizing::new("get=1\n\n".to_owned()),
         Request::Version => Zeroizing::new("tunneld=version\n\n".to_owned()),
-        Request::Handover => Zeroizing::new("tunneld=handover\n\n".to_owned()),
+        Request::Handover(executable) => {
+            Zeroizing::new(format!("tunneld=handover\nexecutable={}\n\n", executable.display()))
+        }
         Request::Set(change) => format_change(change),
     }
 }

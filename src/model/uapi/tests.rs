@@ -112,9 +112,11 @@ fn a_zone_may_be_an_interfaces_name() {
 
 #[test]
 fn several_requests_on_one_connection() {
-    let parsed =
-        requests("get=1\n\nset=1\nlisten_port=x\nfwmark=1\n\nset=1\n\ntunneld=version\n\ntunneld=handover\n\n");
-    assert_eq!(parsed.len(), 5);
+    let parsed = requests(
+        "get=1\n\nset=1\nlisten_port=x\nfwmark=1\n\nset=1\n\ntunneld=version\n\ntunneld=handover\nexecutable=/a\n\n\
+                  tunneld=handover\n\n",
+    );
+    assert_eq!(parsed.len(), 6);
     assert_eq!(parsed[0], Ok(Request::Get));
     let error = parsed[1].as_ref().unwrap_err();
     assert_eq!(
@@ -124,7 +126,9 @@ fn several_requests_on_one_connection() {
     );
     assert_eq!(parsed[2], Ok(Request::Set(DeviceChange::default())));
     assert_eq!(parsed[3], Ok(Request::Version));
-    assert_eq!(parsed[4], Ok(Request::Handover));
+    assert_eq!(parsed[4], Ok(Request::Handover("/a".into())));
+    let error = parsed[5].as_ref().unwrap_err();
+    assert_eq!(error.to_string(), "line 2: executable: not an absolute path");
 }
 
 #[test]
