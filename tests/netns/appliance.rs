@@ -170,33 +170,63 @@ pub(crate) fn cabled() -> (Appliance, Appliance) {
     (left, right)
 }
 
-/// What differs between the documents of tests.
+/// The document of one of two cabled appliances: a tunnel, `wg0`, to the other one, its key in `/run/wg0.key`.
 pub(crate) struct Side<'a> {
     /// Last byte of its addresses: 192.0.2.N, 10.10.10.N, fd00:10::N.
-    pub(crate) number: u8,
+    number: u8,
     /// The other side's public key.
-    pub(crate) peer: &'a str,
-    /// The other side's last byte.
-    pub(crate) peer_number: u8,
-    /// More allowed IPs of the other side, quoted, each behind a comma.
-    pub(crate) networks: &'a str,
-    /// Lines before the first table.
-    pub(crate) head: &'a str,
-    /// More lines of the interface.
-    pub(crate) interface: &'a str,
+    peer: &'a str,
+    networks: &'a [&'a str],
+    head: &'a str,
+    interface: &'a str,
 }
 
-impl Side<'_> {
-    /// A document with one tunnel, `wg0`, whose key is in `/run/wg0.key`.
+impl<'a> Side<'a> {
+    /// The left appliance's, with the right one's public key.
+    pub(crate) fn left(peer: &'a str) -> Self {
+        Self {
+            number: 1,
+            peer,
+            networks: &[],
+            head: "",
+            interface: "",
+        }
+    }
+
+    /// The right appliance's, with the left one's public key.
+    pub(crate) fn right(peer: &'a str) -> Self {
+        Self {
+            number: 2,
+            ..Self::left(peer)
+        }
+    }
+
+    /// More allowed IPs of the other side.
+    pub(crate) fn networks(self, networks: &'a [&'a str]) -> Self {
+        Self { networks, ..self }
+    }
+
+    /// Lines before the first table.
+    pub(crate) fn head(self, head: &'a str) -> Self {
+        Self { head, ..self }
+    }
+
+    /// More lines of the interface.
+    pub(crate) fn interface(self, interface: &'a str) -> Self {
+        Self { interface, ..self }
+    }
+
+    /// The document's text.
     pub(crate) fn document(&self) -> String {
-        let Side {
+        let Self {
             number,
             peer,
-            peer_number,
-            networks,
             head,
             interface,
+            ..
         } = self;
+        let other = 3 - number;
+        let networks: String = self.networks.iter().map(|network| format!(", {network:?}")).collect();
         format!(
             r#"version = 1
 {head}
@@ -209,36 +239,25 @@ private-key-file = "/run/wg0.key"
 [[wireguard.peers]]
 name = "other"
 public-key = "{peer}"
-endpoint = "192.0.2.{peer_number}:51820"
-allowed-ips = ["10.10.10.{peer_number}/32", "fd00:10::{peer_number}/128"{networks}]
+endpoint = "192.0.2.{other}:51820"
+allowed-ips = ["10.10.10.{other}/32", "fd00:10::{other}/128"{networks}]
 "#
         )
     }
 }
 
+/// Makes a key for both sides' `wg0`; the public ones.
+pub(crate) fn keys(left: &Appliance, right: &Appliance) -> [String; 2] {
+    [left, right].map(|side| side.key("/run/wg0.key").1)
+}
+
 /// Two appliances with a tunnel between them that answers.
 pub(crate) fn tunnelled() -> (Appliance, Appliance, [String; 2]) {
     let (left, right) = cabled();
-    let keys = [left.key("/run/wg0.key").1, right.key("/run/wg0.key").1];
+    let keys = keys(&left, &right);
     let documents = [
-        Side {
-            number: 1,
-            peer: &keys[1],
-            peer_number: 2,
-            networks: r#", "20.20.20.0/24""#,
-            head: "",
-            interface: "",
-        }
-        .document(),
-        Side {
-            number: 2,
-            peer: &keys[0],
-            peer_number: 1,
-            networks: "",
-            head: "",
-            interface: "",
-        }
-        .document(),
+        Side::left(&keys[1]).networks(&["20.20.20.0/24"]).document(),
+        Side::right(&keys[0]).document(),
     ];
     right.namespace.ip("addr add 20.20.20.20/32 dev lo");
     left.apply(&documents[0]);

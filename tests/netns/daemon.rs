@@ -146,14 +146,7 @@ fn an_endpoint_follows_its_name() {
     left.write("/run/resolv.conf", "nameserver 127.0.0.1\n");
     left.namespace
         .run(["mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf"]);
-    let side = Side {
-        number: 1,
-        peer: &peer,
-        peer_number: 2,
-        networks: "",
-        head: "appliance.reconcile-interval = 0",
-        interface: "",
-    };
+    let side = Side::left(&peer).head("appliance.reconcile-interval = 0");
     left.apply(&side.document().replace("192.0.2.2:", "vpn.example.net:"));
     let goes_to = |wanted: &str| {
         let shown = left.namespace.run(["wg", "show", "wg0", "endpoints"]);
@@ -187,14 +180,7 @@ fn a_new_key_is_taken_on_sighup_and_a_readable_one_is_refused() {
     let (left, right) = cabled();
     let peer = right.key("/run/wg0.key").1;
     let old = left.key("/run/wg0.key").1;
-    let side = Side {
-        number: 1,
-        peer: &peer,
-        peer_number: 2,
-        networks: "",
-        head: "appliance.reconcile-interval = 0",
-        interface: "",
-    };
+    let side = Side::left(&peer).head("appliance.reconcile-interval = 0");
     left.apply(&side.document());
     let shown = || left.namespace.run(["wg", "show", "wg0", "public-key"]);
     assert_eq!(shown().trim(), old);
@@ -216,14 +202,10 @@ fn an_engine_that_dies_is_started_again() {
     let (left, right) = cabled();
     let peer = right.key("/run/wg0.key").1;
     left.key("/run/wg0.key");
-    let side = Side {
-        number: 1,
-        peer: &peer,
-        peer_number: 2,
-        networks: r#", "20.20.20.0/24""#,
-        head: "appliance.reconcile-interval = 0",
-        interface: "backend = \"userspace\"",
-    };
+    let side = Side::left(&peer)
+        .networks(&["20.20.20.0/24"])
+        .head("appliance.reconcile-interval = 0")
+        .interface("backend = \"userspace\"");
     let document = side.document();
     left.apply(&document);
     left.namespace

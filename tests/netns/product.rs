@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::{
-    appliance::{Appliance, Side, cabled, tunnelled},
+    appliance::{Appliance, Side, cabled, keys, tunnelled},
     harness::{PATIENCE, executable},
 };
 
@@ -107,14 +107,7 @@ fn what_the_kernel_announces_is_repaired_by_event_alone() {
     left.key("/run/wg0.key");
     let head = "appliance.reconcile-interval = 0\nforwarding.ipv4 = true\nrule = [{ priority = 1000, from = \"172.16.0.0/12\", table = 100 }]\n\
                 route = [{ to = \"203.0.113.0/24\", via = \"192.0.2.2\" }]";
-    let side = Side {
-        number: 1,
-        peer: &peer,
-        peer_number: 2,
-        networks: r#", "20.20.20.0/24""#,
-        head,
-        interface: "",
-    };
+    let side = Side::left(&peer).networks(&["20.20.20.0/24"]).head(head);
     let document = side.document();
     left.apply(&document);
     let breaks = [
@@ -175,14 +168,7 @@ fn foreign_objects_are_never_touched() {
     };
     let before = snapshot();
     let head = "rule = [{ priority = 901, from = \"172.16.0.0/12\", table = 100 }]\nroute = [{ to = \"203.0.113.0/24\", via = \"192.0.2.2\", metric = 10 }]";
-    let side = Side {
-        number: 1,
-        peer: &peer,
-        peer_number: 2,
-        networks: r#", "20.20.20.0/24""#,
-        head,
-        interface: "",
-    };
+    let side = Side::left(&peer).networks(&["20.20.20.0/24"]).head(head);
     left.apply(&side.document());
     let status = left.status();
     assert!(
@@ -278,32 +264,11 @@ fn a_second_daemon_refuses_and_names_the_first() {
 #[test]
 fn a_default_route_through_the_tunnel_keeps_the_underlay() {
     let (left, right) = cabled();
-    let keys = [left.key("/run/wg0.key").1, right.key("/run/wg0.key").1];
+    let keys = keys(&left, &right);
     right.namespace.ip("addr add 198.51.100.7/32 dev lo");
     left.namespace.ip("route add default via 192.0.2.2");
-    let networks = r#", "0.0.0.0/0", "::/0""#;
-    left.apply(
-        &Side {
-            number: 1,
-            peer: &keys[1],
-            peer_number: 2,
-            networks,
-            head: "",
-            interface: "",
-        }
-        .document(),
-    );
-    right.apply(
-        &Side {
-            number: 2,
-            peer: &keys[0],
-            peer_number: 1,
-            networks: "",
-            head: "",
-            interface: "",
-        }
-        .document(),
-    );
+    left.apply(&Side::left(&keys[1]).networks(&["0.0.0.0/0", "::/0"]).document());
+    right.apply(&Side::right(&keys[0]).document());
     assert!(left.pings("198.51.100.7"), "{}", left.log());
     let way = left.namespace.ip_json("route get 198.51.100.7");
     assert_eq!(way[0]["dev"], "wg0", "{way}");
@@ -349,17 +314,8 @@ fn no_output_holds_a_secret() {
     for side in [&left, &right] {
         side.write("/run/psk", &preshared);
     }
-    for (side, number, peer) in [(&left, 1, &other_public), (&right, 2, &public)] {
-        let document = Side {
-            number,
-            peer,
-            peer_number: 3 - number,
-            networks: "",
-            head: "",
-            interface: "",
-        }
-        .document();
-        side.apply(&format!("{document}preshared-key-file = \"/run/psk\"\n"));
+    for (side, document) in [(&left, Side::left(&other_public)), (&right, Side::right(&public))] {
+        side.apply(&format!("{}preshared-key-file = \"/run/psk\"\n", document.document()));
     }
     assert!(left.pings("10.10.10.2"));
     // A key in the wrong place is an error that must not repeat it.
@@ -487,27 +443,9 @@ fn promtool_and_a_real_prometheus_read_the_metrics() {
 #[test]
 fn a_full_disk_fails_the_apply_and_leaves_the_tunnel() {
     let (left, right) = cabled();
-    let keys = [left.key("/run/wg0.key").1, right.key("/run/wg0.key").1];
-    let document = Side {
-        number: 1,
-        peer: &keys[1],
-        peer_number: 2,
-        networks: "",
-        head: "",
-        interface: "",
-    }
-    .document();
-    right.apply(
-        &Side {
-            number: 2,
-            peer: &keys[0],
-            peer_number: 1,
-            networks: "",
-            head: "",
-            interface: "",
-        }
-        .document(),
-    );
+    let keys = keys(&left, &right);
+    let document = Side::left(&keys[1]).document();
+    right.apply(&Side::right(&keys[0]).document());
     left.end("-TERM");
     left.namespace
         .run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", "/run/state"]);
