@@ -25,14 +25,14 @@ const MOST_BYTES: u64 = 4096;
 
 /// Where keys come from.
 pub trait Keys {
-    /// The private key that was generated for `interface`.
-    fn generated(&self, interface: &InterfaceName) -> Option<PrivateKey>;
+    /// The private key that was generated and kept under `name`.
+    fn generated(&self, name: &InterfaceName) -> Option<PrivateKey>;
 
     /// Keeps a newly generated one, before it is first used.
     ///
     /// # Errors
     /// Why it cannot be kept.
-    fn keep(&self, interface: &InterfaceName, key: &PrivateKey) -> Result<(), String>;
+    fn keep(&self, name: &InterfaceName, key: &PrivateKey) -> Result<(), String>;
 }
 
 impl Keys for Store {
@@ -61,7 +61,12 @@ pub fn read(desired: &Desired, keys: &dyn Keys, credentials: Option<&Path>, miss
         let private = match &tunnel.private_key {
             PrivateKeySource::File(path) => key_file(path, Guarded::ByMode),
             PrivateKeySource::Credential(credential) => self::credential(credentials, credential),
-            PrivateKeySource::Generated => generated(name, keys, missing),
+            PrivateKeySource::Generated(kept_as) => match keys.generated(kept_as) {
+                Some(key) => Ok(Secret::from_bytes(*key.expose())),
+                None => generate(kept_as, keys, missing).inspect(|_| {
+                    secrets.made.insert(name.clone());
+                }),
+            },
         };
         match private {
             Ok(secret) => {
@@ -144,10 +149,7 @@ fn text(file: File) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-fn generated(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<Secret, String> {
-    if let Some(key) = keys.generated(name) {
-        return Ok(Secret::from_bytes(*key.expose()));
-    }
+fn generate(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<Secret, String> {
     let mut bytes = Zeroizing::new([0; 32]);
     OsRng
         .try_fill_bytes(&mut *bytes)
@@ -270,8 +272,15 @@ mod tests {
         assert_eq!(pretended.private.len(), 1);
         assert!(drawer.keys.borrow().is_empty(), "a plan keeps nothing");
         let made = read(&wanted, &drawer, None, Missing::Make);
-        assert_ne!(made, pretended);
-        assert_eq!(read(&wanted, &drawer, None, Missing::Make), made);
+        assert!(!made.same_keys(&pretended));
+        assert_eq!((made.made.len(), pretended.made.len()), (1, 1));
+        let again = read(&wanted, &drawer, None, Missing::Make);
+        assert!(again.same_keys(&made) && again.made.is_empty());
+        let renamed = desired("private-key-generated = \"wg7\"");
+        drawer
+            .keep(&"wg7".parse().unwrap(), made.private.values().next().unwrap())
+            .unwrap();
+        assert!(read(&renamed, &drawer, None, Missing::Make).same_keys(&made));
         let full = Drawer {
             full: true,
             ..Drawer::default()

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use super::{handle::Apply, main_loop::MainLoop, prober::Prober};
 use crate::model::{
+    identity::Identities,
     probe::Probe,
     reconcile::{self, Done, Event, Ticket},
     report,
     service::{Failure, FailureKind, Submission},
-    status::{ApplyReport, Finding, TrialStatus},
+    status::{ApplyReport, PlanReport, TrialStatus},
 };
 
 impl MainLoop {
-    pub(super) fn apply(&mut self, apply: Apply) {
+    pub(super) fn apply(&mut self, mut apply: Apply) {
         let author = &apply.author;
         let user = author.user.clone().unwrap_or_else(|| format!("uid {}", author.uid));
         let process = author.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
@@ -22,6 +23,7 @@ impl MainLoop {
             && self.machine.trial().is_none()
             && self.document.as_ref() == Some(&apply.submission.document)
             && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
+        apply.identities = Identities::between(live.map(|live| &live.desired), &apply.desired);
         let (desired, holder) = (apply.desired.clone(), format!("{user}{process}"));
         let submission = reconcile::Submission {
             ticket: self.callers.apply(apply),
@@ -37,7 +39,11 @@ impl MainLoop {
         let Some(apply) = self.callers.applied(ticket) else {
             return;
         };
-        let answer = result.and_then(|done| self.applied(*done, apply.submission, apply.warnings));
+        let answer = result.and_then(|done| {
+            let keys = apply.identities.applied(self.machine.secrets());
+            let plan = report::plan(&done.plan, self.machine.secrets(), keys, apply.warnings);
+            self.applied(*done, apply.submission, plan)
+        });
         match &answer {
             Ok(report) => tracing::info!(revision = report.revision.number, "a document was applied"),
             Err(failure) => tracing::warn!("a document was not applied: {failure}"),
@@ -56,7 +62,7 @@ impl MainLoop {
         apply.reply.send(answer).ok();
     }
 
-    fn applied(&mut self, done: Done, submission: Submission, warnings: Vec<Finding>) -> Result<ApplyReport, Failure> {
+    fn applied(&mut self, done: Done, submission: Submission, plan: PlanReport) -> Result<ApplyReport, Failure> {
         let Submission { document, probes, .. } = submission;
         let revision = done
             .revision
@@ -65,7 +71,7 @@ impl MainLoop {
         self.probe(probes);
         Ok(ApplyReport {
             revision,
-            plan: report::plan(&done.plan, self.machine.secrets(), warnings),
+            plan,
             seconds: done.took.as_secs_f64(),
             trial: self.trial(),
         })

@@ -15,6 +15,7 @@ use crate::{
     model::{
         check,
         desired::Desired,
+        identity::Identities,
         observed::{Observed, Scope},
         plan::{Plan, Secrets},
         ports::Backend,
@@ -44,8 +45,8 @@ pub(super) enum Request {
     Confirm(Author, oneshot::Sender<Confirmed>),
     /// What has to be read for a plan.
     Scope(Box<Desired>, oneshot::Sender<Result<Scope, Failure>>),
-    /// A plan against what was read.
-    Plan(Box<(Desired, Observed, Secrets)>, oneshot::Sender<Plan>),
+    /// A plan against what was read, and whose identity it changes.
+    Plan(Box<(Desired, Observed, Secrets)>, oneshot::Sender<(Plan, Identities)>),
     /// Read the world, if the last reading is old.
     Refresh(oneshot::Sender<()>),
     /// The status.
@@ -65,6 +66,8 @@ pub(super) struct Apply {
     pub(super) desired: Desired,
     /// What will work but not as intended.
     pub(super) warnings: Vec<Finding>,
+    /// Whose identity it changes; known when its turn comes.
+    pub(super) identities: Identities,
     /// Who asked.
     pub(super) author: Author,
     /// Where the answer goes.
@@ -119,7 +122,7 @@ impl Handle {
         blocking(move || ask(&store)).await
     }
 
-    async fn preview(&self, desired: Desired) -> Result<(Plan, Secrets), Failure> {
+    async fn preview(&self, desired: Desired) -> Result<(Plan, Secrets, Identities), Failure> {
         // Never closed.
         let _turn = self.plans.acquire().await.ok();
         let scope = self
@@ -133,8 +136,8 @@ impl Handle {
             .stored(move |store| secrets::read(&wanted, store, credentials.as_deref(), Missing::Pretend))
             .await?;
         let input = Box::new((desired, observed, secrets.clone()));
-        let plan = self.ask(|reply| Request::Plan(input, reply)).await?;
-        Ok((plan, secrets))
+        let (plan, identities) = self.ask(|reply| Request::Plan(input, reply)).await?;
+        Ok((plan, secrets, identities))
     }
 }
 
@@ -154,8 +157,8 @@ impl Service for Handle {
 
     async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
         let (_, desired, warnings) = validate(submission).await?;
-        let (plan, secrets) = self.preview(desired).await?;
-        Ok(report::plan(&plan, &secrets, warnings))
+        let (plan, secrets, identities) = self.preview(desired).await?;
+        Ok(report::plan(&plan, &secrets, identities.planned(&secrets), warnings))
     }
 
     async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
@@ -171,6 +174,7 @@ impl Service for Handle {
                 submission,
                 desired,
                 warnings,
+                identities: Identities::default(),
                 author,
                 reply,
             }))

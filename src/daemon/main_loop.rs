@@ -33,6 +33,7 @@ use crate::{
     logging,
     metrics::Instruments,
     model::{
+        identity::Identities,
         observed::Observed,
         ports::ObserveError,
         reconcile::{self, Effect, Event, Machine, Now},
@@ -218,7 +219,8 @@ impl MainLoop {
             Request::Plan(input, reply) => {
                 let (desired, observed, secrets) = &*input;
                 let plan = self.machine.plan_for(desired, observed, secrets, SystemTime::now());
-                reply.send(plan).ok();
+                let identities = Identities::between(self.machine.live().map(|live| &live.desired), desired);
+                reply.send((plan, identities)).ok();
             }
             Request::Refresh(reply) => self.refresh(reply),
             Request::Status(store, reply) => {

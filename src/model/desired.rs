@@ -73,8 +73,8 @@ pub enum PrivateKeySource {
     File(PathBuf),
     /// A systemd credential.
     Credential(String),
-    /// Made on first apply and kept in the store.
-    Generated,
+    /// Made on first apply and kept in the store under this name: the interface's, or one it had before.
+    Generated(InterfaceName),
 }
 
 /// A WireGuard peer.

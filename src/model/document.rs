@@ -131,13 +131,16 @@ pub struct WireGuard {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub listen_port: Option<u16>,
-    /// File that holds the private key (wg genkey), readable by its owner only. Without a file and a credential a key is made on first apply and kept.
+    /// File that holds the private key (wg genkey), readable by its owner only. Without a file and a credential a key is generated on first apply and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key_file: Option<PathBuf>,
     /// Name of the systemd credential that holds the private key (LoadCredential= in systemd.exec(5)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub private_key_credential: Option<String>,
+    /// Name under which the generated private key is kept; the tunnel's own without it. A tunnel that is renamed keeps its identity with its old name here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key_generated: Option<InterfaceName>,
     /// MTU in bytes, or auto: the smallest path MTU to an endpoint less 80.
     #[serde(default, skip_serializing_if = "MtuChoice::is_auto")]
     pub mtu: MtuChoice,

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod desired;
 pub mod document;
+pub mod identity;
 pub mod ledger;
 pub mod lint;
 pub mod observed;

@@ -103,7 +103,7 @@ fn finding((object, reason): (&Object, &String)) -> Finding {
 }
 
 /// What a plan would do, or did, for people and programs.
-pub fn plan(plan: &Plan, secrets: &Secrets, warnings: Vec<Finding>) -> PlanReport {
+pub fn plan(plan: &Plan, secrets: &Secrets, keys: Vec<Finding>, warnings: Vec<Finding>) -> PlanReport {
     let lines = plan.operations.iter().map(|operation| {
         let (sign, line) = operation.line();
         format!("{sign} {line}")
@@ -118,6 +118,7 @@ pub fn plan(plan: &Plan, secrets: &Secrets, warnings: Vec<Finding>) -> PlanRepor
         machine: unreadable
             .map(|(name, reason)| finding((&Object::Link(name.clone()), reason)))
             .collect(),
+        keys,
         warnings,
     }
 }

@@ -4,6 +4,7 @@
 //! carry a mark, and rules lead marked and unmarked packets to different tables. The numbers for marks and
 //! tables are chosen here, away from all that the document names; see `numbers`.
 
+mod keys;
 mod numbers;
 mod rules;
 mod statics;

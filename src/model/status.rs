@@ -285,6 +285,9 @@ pub struct PlanReport {
     pub conflicts: Vec<Finding>,
     /// What this machine lacks for the document, such as a key file that others can read.
     pub machine: Vec<Finding>,
+    /// Tunnels that get another identity than before: peers have to learn a public key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Finding>,
     /// What will work but not as intended.
     pub warnings: Vec<Finding>,
 }

@@ -70,7 +70,7 @@ fn tunnel() -> impl Strategy<Value = (WireGuard, Vec<usize>)> {
     (backend, port, 0..3u32, owners, addresses).prop_map(|(backend, listen_port, mark, owners, addresses)| {
         let mut tunnel = WireGuard {
             backend,
-            private_key: PrivateKeySource::Generated,
+            private_key: PrivateKeySource::Generated("wg0".parse().unwrap()),
             listen_port,
             fwmark: Fwmark::new(mark),
             mtu: MtuChoice::Auto,

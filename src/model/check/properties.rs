@@ -173,6 +173,7 @@ fn wireguard() -> impl Strategy<Value = WireGuard> {
         listen_port: first.2,
         private_key_file: third.3.clone().map(PathBuf::from),
         private_key_credential: third.3,
+        private_key_generated: second.3.clone(),
         mtu: first.3,
         fwmark: second.0,
         table: second.1,

@@ -11,7 +11,12 @@ mod settings;
 mod step;
 mod wireguard;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::SystemTime,
+};
 
 use serde::Serialize;
 
@@ -45,6 +50,15 @@ pub struct Secrets {
     pub preshared: BTreeMap<(InterfaceName, PublicKey), PresharedKey>,
     /// Why a key could not be read, by interface: a machine finding.
     pub unreadable: BTreeMap<InterfaceName, String>,
+    /// Interfaces whose generated key had not been there before.
+    pub made: BTreeSet<InterfaceName>,
+}
+
+impl Secrets {
+    /// Whether both give the same keys, wherever they come from.
+    pub fn same_keys(&self, other: &Self) -> bool {
+        self.private == other.private && self.preshared == other.preshared && self.unreadable == other.unreadable
+    }
 }
 
 /// What to do, what cannot be done yet, and what stands in the way.

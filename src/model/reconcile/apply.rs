@@ -1,6 +1,9 @@
 //! Applying a document: begin, change, read back, commit; or roll back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Done, Live, Machine, Note, Now, Submission, Write,
@@ -67,6 +70,7 @@ impl Job {
             private: BTreeMap::new(),
             preshared: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            made: BTreeSet::new(),
         };
         self.secrets.as_ref().unwrap_or(&NONE)
     }

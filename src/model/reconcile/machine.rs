@@ -157,7 +157,7 @@ impl Machine {
         match &mut self.job {
             Some(job) if for_job => job.take_secrets(secrets),
             _ => {
-                if self.secrets != secrets {
+                if !self.secrets.same_keys(&secrets) {
                     self.keeper.expect_change();
                 }
                 self.adopt_secrets(secrets, now);

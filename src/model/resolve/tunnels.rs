@@ -2,14 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ffi::OsStr,
     net::IpAddr,
-    path::Path as FilePath,
 };
 
 use super::{
     super::{
-        desired::{Address, NextHop, Peer, PrivateKeySource, Route, RouteKey, Sysctl, WireGuard},
+        desired::{Address, NextHop, Peer, Route, RouteKey, Sysctl, WireGuard},
         document::{self, MtuChoice, ReversePath, RouteKind, TableChoice},
         preference::STATIC_METRIC,
         problem::{Path, Problem},
@@ -21,6 +19,7 @@ use super::{
 impl<'a> Resolver<'a> {
     pub(super) fn wireguard(&mut self) {
         let mut ports = HashMap::new();
+        self.generated_keys();
         for (index, tunnel) in self.document.wireguard.iter().enumerate() {
             let path = Path::new("wireguard").index(index);
             if let Some(port) = tunnel.listen_port {
@@ -52,44 +51,6 @@ impl<'a> Resolver<'a> {
             if tunnel.clamp_mss != Some(false) {
                 self.desired.firewall.clamp_mss.insert(tunnel.name.clone());
             }
-        }
-    }
-
-    fn private_key(&mut self, tunnel: &document::WireGuard, path: &Path) -> PrivateKeySource {
-        match (&tunnel.private_key_file, &tunnel.private_key_credential) {
-            (Some(_), Some(_)) => {
-                let reason = "the private key comes from a file or from a credential, not both";
-                self.refuse(
-                    path.clone().key("private-key-credential"),
-                    reason,
-                    "remove one of the two",
-                );
-                PrivateKeySource::Generated
-            }
-            (Some(file), None) => {
-                self.check_file(file, path.clone().key("private-key-file"));
-                PrivateKeySource::File(file.clone())
-            }
-            (None, Some(name)) => {
-                let bad = |c: char| c == '/' || c.is_control();
-                if name.contains(bad) || name == "." || name == ".." {
-                    let reason = "a credential's name is that of a file without its directory";
-                    let fix = "write the name before the colon of LoadCredential=";
-                    self.refuse(path.clone().key("private-key-credential"), reason, fix);
-                }
-                PrivateKeySource::Credential(name.clone())
-            }
-            (None, None) => PrivateKeySource::Generated,
-        }
-    }
-
-    fn check_file(&mut self, file: &FilePath, path: Path) {
-        let zero = |name: &OsStr| name.as_encoded_bytes().contains(&0);
-        if !file.is_absolute() {
-            let fix = "write the whole path from /, such as /etc/tunneld/wg0.key";
-            self.refuse(path, "a key file needs an absolute path", fix);
-        } else if zero(file.as_os_str()) {
-            self.refuse(path, "a path has a zero byte", "write the file's path");
         }
     }
 
