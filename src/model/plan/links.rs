@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -23,6 +24,11 @@ const DEFAULT_MTU: Mtu = Mtu(Mtu::ETHERNET.0 - Mtu::WIREGUARD_OVERHEAD);
 
 /// The least a link can have here: what every IPv4 host must take (RFC 791).
 const LEAST_MTU: u32 = 576;
+
+/// How far the engine's handshake stamps run ahead of the kernel's, rounded up: boringtun counts 37 s of TAI,
+/// the kernel (`drivers/net/wireguard/noise.c`, `tai64n_now`) 10 s, and rounds down by some milliseconds. A far
+/// end refuses a handshake that is older than the last one it saw.
+const STAMPS_AHEAD: Duration = Duration::from_secs(28);
 
 /// What becomes of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +57,7 @@ impl Links {
         let mut fates: BTreeMap<_, _> = desired
             .wireguard
             .iter()
-            .map(|(name, tunnel)| (name.clone(), fate(name, tunnel, observed, inputs.secrets, draft)))
+            .map(|(name, tunnel)| (name.clone(), fate(name, tunnel, observed, inputs, draft)))
             .collect();
         let ports = ports_to_bind(desired, observed, &fates);
         for (name, link) in &observed.links {
@@ -164,7 +170,20 @@ fn missing_secret(name: &InterfaceName, tunnel: &WireGuard, secrets: &Secrets) -
         .map(|(key, _)| format!("the preshared key of peer {key} is not there"))
 }
 
-fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, secrets: &Secrets, draft: &mut Draft) -> Fate {
+/// How long a tunnel that the engine carries has to stay there before the kernel's handshakes are taken.
+fn stamps_ahead(name: &InterfaceName, observed: &Observed, now: SystemTime) -> Option<Duration> {
+    let peers = observed
+        .wireguard
+        .get(name)
+        .into_iter()
+        .flat_map(|device| device.peers.values());
+    let last = peers.filter_map(|peer| peer.last_handshake).max()?;
+    // One that lies ahead says that the clock was set, and nothing of when.
+    let age = now.duration_since(last).ok()?;
+    STAMPS_AHEAD.checked_sub(age).filter(|left| !left.is_zero())
+}
+
+fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, inputs: &Inputs<'_>, draft: &mut Draft) -> Fate {
     let link = observed.links.get(name);
     if let Some(Owner::Foreign(who)) = link.map(|link| &link.owner) {
         let kind = if who.is_empty() {
@@ -176,7 +195,7 @@ fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, secrets: 
         draft.conflict(Object::Link(name.clone()), reason);
         return Fate::Absent;
     }
-    if let Some(reason) = missing_secret(name, tunnel, secrets) {
+    if let Some(reason) = missing_secret(name, tunnel, inputs.secrets) {
         draft.wait(Object::Link(name.clone()), reason);
         return if link.is_some() { Fate::Leave } else { Fate::Absent };
     }
@@ -184,9 +203,19 @@ fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, secrets: 
     match (backend(tunnel.backend, &observed.capabilities), link) {
         (Ok(wanted), None) => Fate::Create(wanted),
         (Ok(wanted), Some(_)) if alive == Some(wanted) => Fate::Keep(wanted),
-        (Ok(to), Some(link)) => Fate::Recreate {
-            from: backend_of(link),
-            to,
+        (Ok(to), Some(link)) => match stamps_ahead(name, observed, inputs.now) {
+            Some(left) if alive == Some(Backend::Userspace) => {
+                let reason = format!(
+                    "stays with the engine until its last handshake is {} s old: far ends refuse the kernel's before",
+                    STAMPS_AHEAD.as_secs()
+                );
+                draft.wait_for(left, Object::Link(name.clone()), reason);
+                Fate::Keep(Backend::Userspace)
+            }
+            _ => Fate::Recreate {
+                from: backend_of(link),
+                to,
+            },
         },
         // A tunnel that works with the other backend is worth more than none.
         (Err(reason), link) => {

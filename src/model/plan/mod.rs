@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
@@ -71,6 +71,9 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// Objects that a foreign one keeps out.
     pub conflicts: Vec<Conflict>,
+    /// Something waits for nothing but time: look again after so long.
+    #[serde(skip)]
+    pub again: Option<Duration>,
 }
 
 /// An object of the desired state, for people and for status.
@@ -161,6 +164,11 @@ pub fn scope(
             .extend(sockets.map(|socket| (tunnel.fwmark, socket.ip())));
     }
     scope
+}
+
+/// Whether an operation only guards a prefix while a link is changed: no part of `desired`, and no repair.
+pub fn is_guard(operation: &Operation, desired: &Desired) -> bool {
+    routes::is_guard(operation, desired)
 }
 
 /// The values of settings that operations are about to change. The caller keeps in the ledger, flushed before

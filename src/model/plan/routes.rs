@@ -33,6 +33,16 @@ pub(super) fn guard_key(network: Prefix) -> RouteKey {
     }
 }
 
+/// Whether an operation only holds the place of a route while its link is changed, or gives it back.
+pub(super) fn is_guard(operation: &Operation, desired: &Desired) -> bool {
+    match operation {
+        Operation::AddRoute { key, route }
+        | Operation::ReplaceRoute { key, route }
+        | Operation::DeleteRoute { key, route } => *route == guard() && desired.routes.get(key) != Some(route),
+        _ => false,
+    }
+}
+
 /// What a guarded route does: refuse, so that nothing falls through to a wider route.
 fn guard() -> Route {
     Route {

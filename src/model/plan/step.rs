@@ -18,6 +18,8 @@
 //!   Only a mark that changes moves between the rules for the new one and those for the old one, and one
 //!   that is switched off waits for the rules that spared marked packets.
 
+use std::time::Duration;
+
 use super::{super::ports::Operation, Conflict, Object, Plan, Waiting};
 
 /// When an operation's turn comes.
@@ -77,6 +79,7 @@ pub(super) struct Draft {
     operations: Vec<(Step, Operation)>,
     waiting: Vec<Waiting>,
     conflicts: Vec<Conflict>,
+    again: Option<Duration>,
 }
 
 impl Draft {
@@ -89,6 +92,12 @@ impl Draft {
     pub(super) fn wait(&mut self, object: Object, reason: impl Into<String>) {
         let reason = reason.into();
         self.waiting.push(Waiting { object, reason });
+    }
+
+    /// Notes what an object waits for, where that is only time.
+    pub(super) fn wait_for(&mut self, time: Duration, object: Object, reason: impl Into<String>) {
+        self.again = Some(self.again.map_or(time, |again| again.min(time)));
+        self.wait(object, reason);
     }
 
     /// Notes what keeps an object out.
@@ -104,6 +113,7 @@ impl Draft {
             operations: self.operations.into_iter().map(|(_, operation)| operation).collect(),
             waiting: self.waiting,
             conflicts: self.conflicts,
+            again: self.again,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Machine, Note, Now, Write, machine::Then, subject};
 use crate::model::{
-    plan::{Object, Plan},
+    plan::{self, Object, Plan},
     ports::{Applied, Operation},
     types::InterfaceName,
 };
@@ -139,7 +139,7 @@ impl Machine {
         let mut touched = BTreeSet::new();
         for operation in done {
             self.keeper.adopting += 1;
-            if self.keeper.is_repair(operation) {
+            if self.keeper.is_repair(operation) && !self.is_guard(operation) {
                 self.keeper.count(operation);
                 let found = self.found(operation);
                 self.note(Note::Repaired {
@@ -163,6 +163,11 @@ impl Machine {
             self.note(Note::Failed { error, pause });
         }
         self.look_again(now.monotonic);
+    }
+
+    fn is_guard(&self, operation: &Operation) -> bool {
+        let live = self.live.as_ref();
+        live.is_some_and(|live| plan::is_guard(operation, &live.desired))
     }
 
     fn found(&self, operation: &Operation) -> String {

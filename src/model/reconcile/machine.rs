@@ -188,6 +188,9 @@ impl Machine {
         let Some(plan) = self.diff(now.wall) else {
             return;
         };
+        if let Some(time) = plan.again {
+            self.look_again(now.monotonic + time);
+        }
         if self.job.is_some() {
             self.advance(plan, now);
         } else {

@@ -145,3 +145,21 @@ fn a_world_that_cannot_be_read_is_not_changed() {
     assert!(bench.notes.contains(&Note::Sighted));
     assert!(equals(&bench, &first()));
 }
+
+#[test]
+fn a_tunnel_moves_to_the_kernel_when_far_ends_take_its_handshakes() {
+    let backend = |word: &str| {
+        let text = tunnel("wg0", 51820, "10.10.10.1/30", "192.0.2.1:51820");
+        desired(&text.replace("[[wireguard]]", &format!("[[wireguard]]\nbackend = \"{word}\"")))
+    };
+    let kind = |bench: &Bench| bench.world.state.links[&name("wg0")].kind.clone();
+    let mut bench = Bench::started(world(), Disk::default());
+    bench.apply(&backend("userspace")).unwrap().unwrap();
+    fresh_handshake(&mut bench);
+    bench.apply(&backend("kernel")).unwrap().unwrap();
+    bench.pass(Duration::from_secs(27));
+    assert_eq!(kind(&bench), LinkKind::Tun, "the engine goes on until then");
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(kind(&bench), LinkKind::WireGuard);
+    assert!(bench.machine.repairs().by_kind.is_empty(), "what waited was not broken");
+}
