@@ -1,4 +1,4 @@
-//! What the kernel announces: links, addresses, routes and rules, as a set of kinds to look at again.
+//! What the kernel announces: links, addresses, routes, rules and modules, as a set of kinds to look at again.
 //!
 //! An announcement is a reason to read, never a fact: the kernel drops IPv4 routes with their link without
 //! a word, and loses announcements when nobody reads them in time (`ENOBUFS`).
@@ -17,7 +17,10 @@ use std::{
 
 use netlink_packet_core::NetlinkBuffer;
 use netlink_packet_route::route::RouteFlags;
-use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    AsyncSocket, TokioSocket,
+    protocols::{NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -29,6 +32,9 @@ const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// `RTNLGRP_*` in `uapi/linux/rtnetlink.h`: links; addresses, routes and rules of both families.
 const GROUPS: [u32; 7] = [1, 5, 9, 7, 11, 8, 19];
+
+/// The group of the kernel's own uevents (`lib/kobject_uevent.c`); udev's are in another.
+const UEVENTS: u32 = 1;
 
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +49,8 @@ pub enum Announcement {
     ForeignRoute,
     /// A policy rule.
     Rule,
+    /// A kernel module was loaded: something that waits for it may be possible now.
+    Module,
     /// Announcements were lost: anything may have changed.
     Overrun,
 }
@@ -50,7 +58,7 @@ pub enum Announcement {
 /// The announcements of the network namespace in which it was started. Its task ends when it is dropped.
 pub struct Monitor {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -74,8 +82,11 @@ impl Monitor {
     pub fn start() -> Result<Self, ObserveError> {
         let socket = subscribe().map_err(|error| error.observe(WHAT))?;
         let shared = Arc::<Shared>::default();
-        let task = tokio::spawn(listen(socket, Arc::clone(&shared)));
-        Ok(Self { shared, task })
+        let mut tasks = vec![tokio::spawn(listen(socket, kinds, Arc::clone(&shared)))];
+        // Where there are no uevents (a user namespace of its own), what waits for a module is asked at intervals.
+        let modules = subscribe_to_modules().ok();
+        tasks.extend(modules.map(|socket| tokio::spawn(listen(socket, module, Arc::clone(&shared)))));
+        Ok(Self { shared, tasks })
     }
 
     /// Waits until something changed and says what, since the last call. Nothing is lost when the future is
@@ -101,7 +112,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -123,14 +134,21 @@ fn subscribe() -> Result<TokioSocket, NetlinkError> {
     Ok(descriptor)
 }
 
-async fn listen(descriptor: TokioSocket, shared: Arc<Shared>) {
+fn subscribe_to_modules() -> Result<TokioSocket, NetlinkError> {
+    let descriptor = open(NETLINK_KOBJECT_UEVENT)?;
+    descriptor.socket_ref().add_membership(UEVENTS)?;
+    Ok(descriptor)
+}
+
+/// Adds the kinds that `of` finds in each datagram, until the socket fails.
+async fn listen(descriptor: TokioSocket, of: fn(&[u8]) -> BTreeSet<Announcement>, shared: Arc<Shared>) {
     let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
         datagram.clear();
         let received = poll_fn(|context| descriptor.poll_recv(context, &mut datagram)).await;
         let mut pending = shared.lock();
         match received {
-            Ok(()) => pending.kinds.extend(kinds(&datagram)),
+            Ok(()) => pending.kinds.extend(of(&datagram)),
             Err(error) if is(&error, Errno::ENOBUFS) => {
                 pending.kinds.insert(Announcement::Overrun);
             }
@@ -162,6 +180,12 @@ fn kinds(mut datagram: &[u8]) -> BTreeSet<Announcement> {
         datagram = datagram.get(end..).unwrap_or_default();
     }
     kinds
+}
+
+/// A uevent begins with what happened and to what, as in `add@/module/wireguard`.
+fn module(uevent: &[u8]) -> BTreeSet<Announcement> {
+    let loaded = uevent.starts_with(b"add@/module/");
+    loaded.then_some(Announcement::Module).into_iter().collect()
 }
 
 /// Looks at no more of a message than it must.

@@ -182,7 +182,12 @@ impl Namespace {
 
     /// Waits until `condition` holds, asking anew after each change that the kernel announces; fails the
     /// test with `what` when [`PATIENCE`] ends.
-    pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl FnMut() -> bool) {
+        self.until_for(PATIENCE, what, condition);
+    }
+
+    /// Like [`Self::until`], with a patience of its own.
+    pub(crate) fn until_for(&self, patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
         let mut monitor = self
             .command(["ip", "-o", "monitor", "all"])
             .stdout(Stdio::piped())
@@ -196,7 +201,7 @@ impl Namespace {
                 line.clear();
             }
         });
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         let held = loop {
             if condition() {
                 break true;
@@ -214,7 +219,7 @@ impl Namespace {
         monitor.wait().ok();
         drop(announced);
         drop(reader);
-        assert!(held, "not within {PATIENCE:?}: {what}");
+        assert!(held, "not within {patience:?}: {what}");
     }
 }
 
