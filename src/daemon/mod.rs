@@ -258,11 +258,14 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
     Ok(Arc::new(store))
 }
 
-/// Boards without a battery start in the past, and peers would refuse their handshakes.
+/// Boards without a battery start in the past, and peers would refuse their handshakes. A clock that went back
+/// since this boot was set by somebody.
 fn lift_clock(store: &Store) {
-    let stored = store
-        .clock_floor()
-        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let stored = store.clock_floor();
+    if stored.as_ref().is_some_and(|(_, boot)| *boot == clock::boot()) {
+        return;
+    }
+    let stored = stored.and_then(|(seconds, _)| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
     match clock::lift(stored, SystemTime::now(), clock::set_system_clock) {
         Ok(None) => {}
         Ok(Some(behind)) => tracing::warn!("the clock was {} s behind and was set", behind.as_secs()),

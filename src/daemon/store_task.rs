@@ -43,6 +43,7 @@ pub(super) fn spawn(
 ) -> JoinHandle<()> {
     spawn_blocking(move || {
         let mut begun = None;
+        let boot = clock::boot();
         while let Some(job) = jobs.blocking_recv() {
             let result = match job {
                 Job::Write(write, origin) => {
@@ -54,14 +55,14 @@ pub(super) fn spawn(
                     Ok(())
                 }
                 Job::History(entry) => store.append_history(&entry),
-                Job::Clock(time) => store.set_clock_floor(seconds(time)),
+                Job::Clock(time) => store.set_clock_floor(seconds(time), &boot),
             };
             if let Err(error) = result {
                 tracing::warn!("{error}");
             }
         }
         // The clock's floor is never far behind an orderly end.
-        store.set_clock_floor(seconds(SystemTime::now())).ok();
+        store.set_clock_floor(seconds(SystemTime::now()), &boot).ok();
     })
 }
 

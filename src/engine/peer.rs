@@ -227,6 +227,13 @@ impl State {
         }
     }
 
+    /// The clock shows `wall` where it would have shown `expected`: the last handshake is as long ago as before.
+    pub(super) fn clock_moved(&mut self, expected: SystemTime, wall: SystemTime) {
+        self.last_handshake = self
+            .last_handshake
+            .and_then(|last| wall.checked_sub(expected.duration_since(last).unwrap_or_default()));
+    }
+
     /// Sends a keepalive, or begins a handshake, as soon as the timers look.
     pub(super) fn greet(&mut self) {
         self.greeting = true;

@@ -244,6 +244,20 @@ fn a_clock_set_forward_starts_anew_and_one_set_back_does_not() {
 }
 
 #[test]
+fn the_last_handshake_is_as_long_ago_as_before_whatever_the_clock_is_set_to() {
+    let (a, b) = pair();
+    connect(&a, &b);
+    let last = a.peer.lock().last_handshake.unwrap();
+    let (age, hour) = (Duration::from_secs(7), Duration::from_secs(3600));
+    let expected = last + age;
+    for wall in [expected - hour, expected + hour] {
+        a.peer.lock().last_handshake = Some(last);
+        a.peer.lock().clock_moved(expected, wall);
+        assert_eq!(a.peer.lock().last_handshake, Some(wall - age));
+    }
+}
+
+#[test]
 fn handshake_times_are_when_the_session_is_proved() {
     let (a, b) = pair();
     let before = SystemTime::now();

@@ -49,6 +49,8 @@ pub(super) struct Worker {
     generation: u64,
     epoll: OwnedFd,
     clock: OwnedFd,
+    /// What the clock showed, and when that was.
+    clock_showed: (SystemTime, Instant),
     outbound: Outbound,
     inbound: Inbound,
     control: Vec<u8>,
@@ -82,6 +84,7 @@ impl Worker {
             generation,
             epoll,
             clock,
+            clock_showed: (SystemTime::now(), Instant::now()),
             outbound: Outbound::new(),
             inbound: Inbound::new(&shared.tun),
             control: udp::control_buffer(),
@@ -220,9 +223,13 @@ impl Worker {
         rustix::io::read(&self.clock, &mut [0; 8]).ok();
         arm(&self.clock).ok();
         let (now, wall) = (Instant::now(), SystemTime::now());
+        let expected = self.clock_showed.0 + now.saturating_duration_since(self.clock_showed.1);
+        self.clock_showed = (wall, now);
         let identity = self.routing.identity.as_deref();
         for peer in self.routing.by_key.values() {
-            peer.lock().clock_set(peer, identity, wall, now);
+            let mut state = peer.lock();
+            state.clock_moved(expected, wall);
+            state.clock_set(peer, identity, wall, now);
         }
         self.awake();
     }

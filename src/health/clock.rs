@@ -30,7 +30,8 @@ pub fn earliest() -> SystemTime {
 /// time itself is left alone.
 ///
 /// A stored time is only as right as the clock was; one that is far ahead (a battery that failed the other
-/// way) is why nothing here ever sets the clock back: time synchronisation does that.
+/// way) is why nothing here ever sets the clock back: time synchronisation does that, and what it sets while
+/// the service runs becomes the time stored.
 pub fn floor(stored: Option<SystemTime>, now: SystemTime) -> Option<SystemTime> {
     let stored = stored.filter(|stored| *stored >= earliest());
     match stored {
@@ -45,11 +46,16 @@ pub fn moment() -> Deadline {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let milliseconds = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Deadline {
-        boot: boot.trim().to_owned(),
+        boot: boot(),
         milliseconds: seconds * 1_000 + milliseconds,
     }
+}
+
+/// This boot's name (`random(4)`).
+pub fn boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// The clock was behind and could not be set.

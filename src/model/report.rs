@@ -20,6 +20,10 @@ use super::{
 /// `REJECT_AFTER_TIME` of the WireGuard protocol: no session is older.
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 
+/// A handshake that lies further ahead of the clock than this took place before the clock was set back: how long
+/// ago, nobody knows.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+
 /// What the machine does not know.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -289,10 +293,12 @@ fn peer_status(
 }
 
 fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &Surroundings<'_>) -> TunnelState {
+    let ahead = read.last_handshake.and_then(|at| at.duration_since(around.now).ok());
+    let ahead = ahead.filter(|ahead| *ahead > CLOCK_STEP);
     let age = read
         .last_handshake
         .map(|at| around.now.duration_since(at).unwrap_or_default());
-    if age.is_some_and(|age| age <= REJECT_AFTER_TIME) {
+    if ahead.is_none() && age.is_some_and(|age| age <= REJECT_AFTER_TIME) {
         return TunnelState::Up;
     }
     if let Some(Endpoint {
@@ -314,8 +320,12 @@ fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &
             return TunnelState::NoRouteToEndpoint(format!("no route to {}", to.ip()));
         }
     }
-    TunnelState::NoHandshake(match age {
-        Some(age) => format!("no handshake for {} s", age.as_secs()),
-        None => "no handshake yet".to_owned(),
+    TunnelState::NoHandshake(match (ahead, age) {
+        (Some(ahead), _) => format!(
+            "no handshake since the clock was set back: the last one is {} s ahead of it",
+            ahead.as_secs()
+        ),
+        (None, Some(age)) => format!("no handshake for {} s", age.as_secs()),
+        (None, None) => "no handshake yet".to_owned(),
     })
 }

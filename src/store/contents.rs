@@ -51,8 +51,11 @@ pub(super) struct Pointers {
     /// The revision in force has to be confirmed.
     #[serde(default)]
     pub(super) trial: Option<Trial>,
-    /// The clock is never behind this, in seconds since 1970.
+    /// The last time stored, in seconds since 1970.
     pub(super) clock_floor: Option<u64>,
+    /// The boot (`/proc/sys/kernel/random/boot_id`) whose clock showed it.
+    #[serde(default)]
+    pub(super) clock_boot: String,
 }
 
 /// An apply that has begun and neither succeeded nor failed. Found after a start, it means that the daemon

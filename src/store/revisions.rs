@@ -328,21 +328,26 @@ impl Store {
         })
     }
 
-    /// The clock is never behind this, in seconds since 1970.
-    pub fn clock_floor(&self) -> Option<u64> {
-        self.state().contents.pointers.clock_floor
+    /// The last time stored, in seconds since 1970, with the boot whose clock showed it.
+    pub fn clock_floor(&self) -> Option<(u64, String)> {
+        let pointers = &self.state().contents.pointers;
+        pointers.clock_floor.map(|time| (time, pointers.clock_boot.clone()))
     }
 
-    /// Raises the clock's floor; a lower one than the present changes nothing.
+    /// Stores the time that the clock shows, as its floor from the next boot on. An earlier one is believed
+    /// within one boot, for then somebody has set the clock; in another, the clock lost what it knew.
     ///
     /// # Errors
     /// The disk's.
-    pub fn set_clock_floor(&self, time: u64) -> Result<(), StoreError> {
-        if self.clock_floor() >= Some(time) {
-            return Ok(());
+    pub fn set_clock_floor(&self, time: u64, boot: &str) -> Result<(), StoreError> {
+        if let Some((floor, of)) = self.clock_floor() {
+            if (floor == time && of == boot) || (floor > time && of != boot) {
+                return Ok(());
+            }
         }
         self.change(Exported::No, |_, contents, _| {
             contents.pointers.clock_floor = Some(time);
+            boot.clone_into(&mut contents.pointers.clock_boot);
             Ok(())
         })
     }

@@ -119,8 +119,7 @@ fn keys_ledger_history_and_clock_are_kept() {
     let name = "wg0".parse().unwrap();
     store.keep_private_key(&name, &key()).unwrap();
     store.save_ledger(&ledger("wg7")).unwrap();
-    store.set_clock_floor(100).unwrap();
-    store.set_clock_floor(50).unwrap();
+    store.set_clock_floor(100, "one").unwrap();
     for time in 0..KEEP_HISTORY + 5 {
         let entry = HistoryEntry {
             time,
@@ -135,11 +134,29 @@ fn keys_ledger_history_and_clock_are_kept() {
     let (store, _) = open(directory.path());
     assert_eq!(store.private_key(&name), Some(key()));
     assert_eq!(store.ledger(), ledger("wg7"));
-    assert_eq!(store.clock_floor(), Some(100));
+    assert_eq!(store.clock_floor(), Some((100, "one".to_owned())));
     let history = store.history(usize::MAX).unwrap();
     assert_eq!(history.len() as u64, KEEP_HISTORY);
     assert_eq!((history[0].time, history.last().unwrap().time), (KEEP_HISTORY + 4, 5));
     assert_eq!(store.history(3).unwrap(), history[..3]);
+}
+
+#[test]
+fn an_earlier_time_is_believed_within_one_boot_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    for (time, boot, stored) in [
+        (100, "one", 100),
+        // A board without a battery starts in the past.
+        (5, "two", 100),
+        (200, "two", 200),
+        // Somebody had set the clock wrong and sets it right.
+        (150, "two", 150),
+        (150, "three", 150),
+    ] {
+        store.set_clock_floor(time, boot).unwrap();
+        assert_eq!(store.clock_floor().unwrap().0, stored, "{time} in boot {boot}");
+    }
 }
 
 #[test]
@@ -350,7 +367,7 @@ fn version_0_is_brought_up_to_date() {
         );
         assert_eq!(store.live().unwrap().document, "version = 1\nroute = []\n");
         assert_eq!(store.revision(1).unwrap().revision.comment, "the first");
-        assert_eq!(store.clock_floor(), Some(1_763_800_000));
+        assert_eq!(store.clock_floor(), Some((1_763_800_000, String::new())));
     }
 }
 

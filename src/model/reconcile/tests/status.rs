@@ -38,6 +38,14 @@ fn a_tunnel_is_up_while_its_peer_shakes_hands() {
     assert_eq!(state(&bench), TunnelState::Up);
     bench.pass(Duration::from_secs(181));
     assert_eq!(reason(&state(&bench), "no-handshake"), "no handshake for 181 s");
+    // Nobody knows how long ago a handshake was that the clock has not come to.
+    fresh_handshake(&mut bench);
+    bench.now.wall -= Duration::from_secs(3600);
+    assert_eq!(
+        reason(&state(&bench), "no-handshake"),
+        "no handshake since the clock was set back: the last one is 3600 s ahead of it"
+    );
+    bench.now.wall += Duration::from_secs(3600);
 
     let shown = &status(&bench).tunnels[0];
     assert_eq!(shown.backend, Some(Backend::Kernel));
