@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod appliance;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;

@@ -1,0 +1,94 @@
+//! A clock that is set under a running daemon. The machine's own stays as it is: what a process of the test reads
+//! comes from libfaketime, and the daemon may not set the clock. `tests/vm/clock.rs` sets a real one.
+
+use crate::appliance::{Appliance, Side, cabled, keys};
+
+/// The test's own clock as an offset from the right one (faketime(1)).
+const CLOCK: &str = "/run/clock";
+
+/// The executable under a clock of its own, without leave to set any.
+fn under_a_clock(program: &str) -> String {
+    format!(
+        "env LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1) FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_NO_CACHE=1 \
+         FAKETIME_DONT_FAKE_MONOTONIC=1 setpriv --bounding-set -sys_time {program}"
+    )
+}
+
+fn start(appliance: &Appliance) {
+    appliance.start(&under_a_clock(crate::harness::executable()));
+}
+
+fn set_clock(appliance: &Appliance, offset: &str) {
+    appliance.write("/run/clock.new", &format!("{offset}\n"));
+    appliance.namespace.run(["mv", "/run/clock.new", CLOCK]);
+}
+
+/// What the last entry of the history is dated, in seconds since 1970.
+fn last_entry(appliance: &Appliance) -> u64 {
+    let history: serde_json::Value = serde_json::from_str(&appliance.tunneld(&["history", "--json"], "")).unwrap();
+    history[0]["time"].as_u64().unwrap()
+}
+
+#[test]
+fn a_clock_that_is_set_moves_neither_tunnels_nor_deadlines() {
+    let (left, right) = cabled();
+    left.end("-TERM");
+    set_clock(&left, "+0");
+    start(&left);
+    let keys = keys(&left, &right);
+    let document = Side::left(&keys[1]).document();
+    left.apply(&document);
+    right.apply(&Side::right(&keys[0]).document());
+    assert!(left.pings("10.10.10.2"));
+    let trial = document.replace("[[wireguard]]", "[appliance]\nname = \"trial\"\n[[wireguard]]");
+    left.tunneld(&["apply", "--confirm", "1h", "-"], &trial);
+    let before = last_entry(&left);
+    for offset in ["+30d", "-30d"] {
+        set_clock(&left, offset);
+        left.namespace.until("the daemon has read the world anew", || {
+            left.status()["state"]["is"] == "in-sync"
+        });
+        let status = left.status();
+        let seconds = status["trial"]["seconds"].as_f64().unwrap();
+        assert!((3_000.0..=3_600.0).contains(&seconds), "{offset}: {status}");
+        assert_eq!(status["repairs"], serde_json::json!({}), "{offset}");
+        assert_eq!(left.plan(&trial), Vec::<String>::new(), "{offset}");
+        assert!(left.pings("10.10.10.2"), "{offset}");
+    }
+    left.tunneld(&["confirm"], "");
+    assert!(last_entry(&left) < before - 29 * 86_400, "the daemon reads that clock");
+}
+
+#[test]
+fn the_clock_s_floor_is_of_an_earlier_boot() {
+    let left = Appliance::idle();
+    set_clock(&left, "+30d");
+    start(&left);
+    left.apply("version = 1\n");
+    left.end("-TERM");
+    // Somebody sets the clock right: that is no board that lost its time.
+    set_clock(&left, "+0");
+    left.write("/run/log", "");
+    start(&left);
+    assert!(!left.log().contains("cannot set the clock"), "{}", left.log());
+    left.end("-TERM");
+    // The next boot starts behind what this one's clock showed last.
+    set_clock(&left, "-10d");
+    left.write("/run/boot", "another-boot\n");
+    left.namespace
+        .run(["mount", "--bind", "/run/boot", "/proc/sys/kernel/random/boot_id"]);
+    start(&left);
+    let log = left.log();
+    let line = log.lines().find(|line| line.contains("cannot set the clock")).unwrap();
+    // Ten days and what a floor may be old, not forty: the right clock was believed.
+    let behind: u64 = line
+        .split(" is ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((864_000..=865_000).contains(&behind), "{line}");
+}
