@@ -2,8 +2,6 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
-mod appliance;
-#[cfg(test)]
 mod clock;
 #[cfg(test)]
 mod daemon;
@@ -14,6 +12,7 @@ mod engine;
 #[cfg(test)]
 mod engine_port;
 #[cfg(test)]
+#[path = "../harness/mod.rs"]
 mod harness;
 #[cfg(test)]
 mod interop;
@@ -29,3 +28,6 @@ mod trial;
 mod uapi;
 #[cfg(test)]
 mod wireguard;
+
+#[cfg(test)]
+use harness::appliance;

@@ -4,6 +4,8 @@
 //! process ends when the test's end of a pipe closes, and the kernel then ends every other process in it:
 //! nothing is left behind, not even by a test runner that was killed.
 
+pub(crate) mod appliance;
+
 use std::{
     ffi::OsStr,
     fs::File,
