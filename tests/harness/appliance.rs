@@ -253,11 +253,19 @@ pub(crate) fn keys(left: &Appliance, right: &Appliance) -> [String; 2] {
 
 /// Two appliances with a tunnel between them that answers.
 pub(crate) fn tunnelled() -> (Appliance, Appliance, [String; 2]) {
+    tunnelled_by([""; 2])
+}
+
+/// The same, with more lines of each side's interface.
+pub(crate) fn tunnelled_by(interfaces: [&str; 2]) -> (Appliance, Appliance, [String; 2]) {
     let (left, right) = cabled();
     let keys = keys(&left, &right);
     let documents = [
-        Side::left(&keys[1]).networks(&["20.20.20.0/24"]).document(),
-        Side::right(&keys[0]).document(),
+        Side::left(&keys[1])
+            .networks(&["20.20.20.0/24"])
+            .interface(interfaces[0])
+            .document(),
+        Side::right(&keys[0]).interface(interfaces[1]).document(),
     ];
     right.namespace.ip("addr add 20.20.20.20/32 dev lo");
     left.apply(&documents[0]);

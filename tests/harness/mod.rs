@@ -73,6 +73,11 @@ impl Namespace {
         Self { init }
     }
 
+    /// The first process of the namespaces.
+    pub(crate) fn pid(&self) -> u32 {
+        self.init.id()
+    }
+
     /// A command that will run inside.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let own = format!("/proc/{}/ns", self.init.id());

@@ -57,10 +57,14 @@ fn killed_in_the_middle_of_an_apply_it_ends_at_the_old_state_or_the_new() {
             .unwrap();
         let lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
         left.write("/run/next.toml", &documents[1 - old]);
+        // A rule that comes and goes afterwards announces itself often enough for any number of steps.
         let socket = "/run/tunneld/control.sock";
-        let mut apply = left
-            .namespace
-            .spawn([executable(), "--socket", socket, "apply", "/run/next.toml"]);
+        let line = format!(
+            "{} --socket {socket} apply /run/next.toml; for n in $(seq 30); do \
+             ip rule add priority 30000 table 7; ip rule del priority 30000; done",
+            executable()
+        );
+        let mut apply = left.namespace.spawn(["sh", "-c", &line]);
         assert_eq!(lines.take(steps).count(), steps, "the apply announces itself");
         left.kill(&pid);
         apply.wait().unwrap();

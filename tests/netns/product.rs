@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::{
-    appliance::{Appliance, Side, cabled, keys, tunnelled},
+    appliance::{Appliance, Side, cabled, keys, tunnelled, tunnelled_by},
     harness::{PATIENCE, executable},
 };
 
@@ -78,7 +78,7 @@ fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
 
 #[test]
 fn replacing_the_engine_keeps_the_link_and_makes_a_new_handshake() {
-    let (left, _right, documents) = tunnelled();
+    let (left, _right, documents) = tunnelled_by(["backend = \"userspace\""; 2]);
     let link = || left.namespace.ip_json("link show wg0")[0]["ifindex"].clone();
     let engine = || {
         left.namespace
