@@ -1,0 +1,16 @@
+//! Tests that need what a development machine has not: a kernel with WireGuard, modules that come and go, a
+//! service manager. `tests/vm/run` boots a machine that has it all and runs them there, beside the namespace
+//! tests.
+
+#[cfg(test)]
+#[path = "../netns/appliance.rs"]
+mod appliance;
+#[cfg(test)]
+#[path = "../netns/harness.rs"]
+mod harness;
+#[cfg(test)]
+mod module;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod wireguard;
