@@ -164,7 +164,7 @@ impl Namespace {
 
     /// Joins this namespace and `other` by a pair of veth links, both up.
     pub(crate) fn link(&self, name: &str, other: &Self, other_name: &str) {
-        let peer = other.init.id().to_string();
+        let peer = other.pid().to_string();
         let net = format!("--net=/proc/{}/ns/net", self.init.id());
         let words = [
             "ip", "link", "add", name, "type", "veth", "peer", "name", other_name, "netns", &peer,

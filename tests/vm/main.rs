@@ -3,10 +3,8 @@
 //! tests.
 
 #[cfg(test)]
-#[path = "../netns/appliance.rs"]
-mod appliance;
-#[cfg(test)]
-#[path = "../netns/harness.rs"]
+#[expect(dead_code, reason = "the namespace tests use the rest")]
+#[path = "../harness/mod.rs"]
 mod harness;
 #[cfg(test)]
 mod module;
@@ -14,3 +12,6 @@ mod module;
 mod service;
 #[cfg(test)]
 mod wireguard;
+
+#[cfg(test)]
+use harness::appliance;
