@@ -5,8 +5,10 @@
 
 mod apply;
 mod check;
+mod clock;
 mod completion;
 mod confirm;
+mod core_dumps;
 mod demo;
 mod diff;
 mod doctor;
@@ -78,6 +80,8 @@ enum Command {
     Schema(schema::Arguments),
     Doctor(doctor::Arguments),
     Engine(engine::Arguments),
+    #[command(hide = true)]
+    Clock(clock::Arguments),
     Demo(demo::Arguments),
     Completion(completion::Arguments),
     /// Read a store in a process of its own, so that damage ends that process and no daemon
@@ -99,6 +103,7 @@ pub fn command_names() -> Vec<String> {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    core_dumps::without_memory();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -135,6 +140,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Engine(arguments) => print(&engine::run(arguments, |tunnel| {
             ask()?.ask(async |client| client.replace_engine(tunnel).await)
         })?),
+        Command::Clock(arguments) => print(&clock::run(&arguments)?),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments),
         Command::StoreCheck { directory } => print(&format!("{}\n", store::check(&directory))),

@@ -258,15 +258,10 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
     Ok(Arc::new(store))
 }
 
-/// Boards without a battery start in the past, and peers would refuse their handshakes. A clock that went back
-/// since this boot was set by somebody.
+/// Boards without a battery start in the past, and peers would refuse their handshakes. Under systemd a unit of its
+/// own has done this before us, with a capability that we have not.
 fn lift_clock(store: &Store) {
-    let stored = store.clock_floor();
-    if stored.as_ref().is_some_and(|(_, boot)| *boot == clock::boot()) {
-        return;
-    }
-    let stored = stored.and_then(|(seconds, _)| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    match clock::lift(stored, SystemTime::now(), clock::set_system_clock) {
+    match clock::lift_system(store.clock_floor()) {
         Ok(None) => {}
         Ok(Some(behind)) => tracing::warn!("the clock was {} s behind and was set", behind.as_secs()),
         Err(error) => tracing::error!("{error}"),

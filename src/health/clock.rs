@@ -62,7 +62,7 @@ pub fn boot() -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "cannot set the clock, which is {} s behind the last time it showed: {errno}; \
-     set it (date -s) or give the service CAP_SYS_TIME, or peers may refuse handshakes",
+     set it (date -s, or systemctl restart tunneld-clock), or peers may refuse handshakes",
     behind.as_secs()
 )]
 pub struct ClockError {
@@ -70,6 +70,19 @@ pub struct ClockError {
     pub behind: Duration,
     /// The kernel's answer.
     pub errno: Errno,
+}
+
+/// Lifts the system's clock to the floor that a stored time makes, in seconds since 1970 and with the boot whose clock
+/// showed it; the result says by how much. A clock that went back since this boot was set by somebody.
+///
+/// # Errors
+/// As [`lift`].
+pub fn lift_system(stored: Option<(u64, String)>) -> Result<Option<Duration>, ClockError> {
+    if stored.as_ref().is_some_and(|(_, of)| *of == boot()) {
+        return Ok(None);
+    }
+    let stored = stored.and_then(|(seconds, _)| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    lift(stored, SystemTime::now(), set_system_clock)
 }
 
 /// Lifts the clock to its floor before the first tunnel starts; the result says by how much it was lifted.
@@ -157,7 +170,10 @@ mod tests {
     fn a_clock_that_cannot_be_set_is_a_warning_that_says_what_to_do() {
         let error = lift(Some(at(NOW)), at(NOW - 60), |_| Err(Errno::PERM)).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("660 s behind") && text.contains("CAP_SYS_TIME"), "{text}");
+        assert!(
+            text.contains("660 s behind") && text.contains("tunneld-clock"),
+            "{text}"
+        );
         let failed = lift(Some(at(NOW)), at(NOW), |_| Err(Errno::PERM));
         assert_eq!(failed, Ok(None), "nobody asks a clock that is right");
     }

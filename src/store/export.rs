@@ -18,8 +18,8 @@ use super::{
 
 /// Name of the export in the store's directory.
 const FILE: &str = "export.json";
-/// Name of the next export while it is being written.
-const UNFINISHED: &str = "export.json.new";
+/// What the name of a file ends with while it is being written.
+const UNFINISHED: &str = ".new";
 /// What the names of databases in quarantine begin with.
 const QUARANTINE: &str = "quarantine-";
 /// How many of them are kept for an investigation; older ones are deleted.
@@ -28,8 +28,15 @@ const KEEP_QUARANTINED: usize = 3;
 /// Replaces the export: at any moment, also after a power cut, the file is the old one or the new one.
 pub(super) fn write(directory: &Path, contents: &Contents) -> Result<(), StoreError> {
     let path = directory.join(FILE);
-    let unfinished = directory.join(UNFINISHED);
     let text = render(contents).map_err(|error| StoreError::io("write", &path, &error))?;
+    replace(&path, &text)
+}
+
+/// Replaces a file as a whole, for its owner alone.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), StoreError> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(UNFINISHED);
+    let unfinished = PathBuf::from(unfinished);
     let replace = || {
         let mut file = OpenOptions::new()
             .write(true)
@@ -39,10 +46,10 @@ pub(super) fn write(directory: &Path, contents: &Contents) -> Result<(), StoreEr
             .open(&unfinished)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
-        sync_directory(directory)
+        fs::rename(&unfinished, path)?;
+        path.parent().map_or(Ok(()), sync_directory)
     };
-    replace().map_err(|error| StoreError::io("write", &path, &error))
+    replace().map_err(|error| StoreError::io("write", path, &error))
 }
 
 /// Reads the export; `None` when there is none.
@@ -157,7 +164,7 @@ mod tests {
     fn an_unfinished_export_leaves_the_old_one() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), &contents(1)).unwrap();
-        fs::write(directory.path().join(UNFINISHED), b"{ half").unwrap();
+        fs::write(directory.path().join("export.json.new"), b"{ half").unwrap();
         assert_eq!(read(directory.path()).unwrap(), Some(contents(1)));
         write(directory.path(), &contents(2)).unwrap();
         assert_eq!(read(directory.path()).unwrap(), Some(contents(2)));

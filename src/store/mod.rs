@@ -3,8 +3,8 @@
 //!
 //! # On disk
 //! A directory (0700) with `lock` (held while the store is open, names the holder's pid), `database/`
-//! (sled, see `database`), `export.json` (what a restart has to find, see `export`) and up to three
-//! `quarantine-N/`. Everything a caller reads often is in memory, so it can be read whatever happens.
+//! (sled, see `database`), `export.json` (what a restart has to find, see `export`), `clock` (the clock's floor
+//! once more, for whoever sets it at boot) and up to three `quarantine-N/`. Everything a caller reads often is in memory, so it can be read whatever happens.
 //!
 //! # When something is wrong
 //! sled takes a damaged record for the end of its log and serves, without a word, what was there before it:
@@ -23,6 +23,7 @@ mod contents;
 mod database;
 mod error;
 mod export;
+mod floor;
 mod lock;
 mod migrate;
 mod records;
@@ -41,6 +42,7 @@ use std::{
 pub use check::{Checker, check};
 pub use contents::{KeptRevision, Opened, Pending, RevisionStatus, Trial};
 pub use error::{StoreError, StoreErrorClass};
+pub use floor::clock_floor;
 pub use revisions::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS};
 
 use contents::Contents;

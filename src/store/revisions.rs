@@ -15,6 +15,7 @@ use super::{
     contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus, Trial},
     database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
+    floor,
     records::{DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
 };
 
@@ -345,11 +346,14 @@ impl Store {
                 return Ok(());
             }
         }
+        let written = floor::write(&self.directory, time, boot);
+        // Also what finds out that a disk takes writes again.
         self.change(Exported::No, |_, contents, _| {
             contents.pointers.clock_floor = Some(time);
             boot.clone_into(&mut contents.pointers.clock_boot);
             Ok(())
-        })
+        })?;
+        written
     }
 }
 

@@ -120,6 +120,8 @@ fn keys_ledger_history_and_clock_are_kept() {
     store.keep_private_key(&name, &key()).unwrap();
     store.save_ledger(&ledger("wg7")).unwrap();
     store.set_clock_floor(100, "one").unwrap();
+    let alone = clock_floor(directory.path());
+    assert_eq!(alone, store.clock_floor(), "who sets the clock at boot sees it too");
     for time in 0..KEEP_HISTORY + 5 {
         let entry = HistoryEntry {
             time,

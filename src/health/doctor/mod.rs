@@ -283,7 +283,7 @@ fn clock_setting(facts: &Facts) -> Check {
         Check::warn(
             SUBJECT,
             "may not set the clock: after a power cut it may be behind, and peers refuse handshakes",
-            "give the service CAP_SYS_TIME",
+            "run as root, or enable tunneld-clock.service, which may",
         )
     }
 }
