@@ -1,12 +1,13 @@
 //! Reading keys: from files, from systemd's credentials, from the store.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use nix::unistd::{Uid, User};
 use rand_core::{OsRng, RngCore};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
@@ -114,7 +115,10 @@ fn credential(directory: Option<&Path>, name: &str) -> Result<Secret, String> {
 }
 
 fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
-    let failed = |error: io::Error| format!("read key file {}: {error}", path.display());
+    let failed = |error: io::Error| {
+        let next = out_of_reach(path, &error).unwrap_or_default();
+        format!("read key file {}: {error}{next}", path.display())
+    };
     let refused = |reason: &str| format!("key file {}: {reason}", path.display());
     // Not to wait for the writer of a pipe; what was opened is then examined, not the name.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
@@ -128,7 +132,11 @@ fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
         return Err(refused("it is not a regular file"));
     }
     if guarded == Guarded::ByMode && found.mode() & 0o077 != 0 {
-        let fix = format!("chmod 600 {}", path.display());
+        let mut fix = format!("chmod 600 {}", path.display());
+        if ![0, found.uid()].contains(&Uid::effective().as_raw()) {
+            // Otherwise the next attempt would find that out.
+            fix = format!("chown {} {} && {fix}", user(), path.display());
+        }
         return Err(refused(&format!(
             "others can read it (mode {:o}); {fix}",
             found.mode() & 0o777
@@ -139,6 +147,26 @@ fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
     }
     let text = text(file).map_err(failed)?;
     Secret::from_base64(&text).map_err(|invalid| refused(&invalid.to_string()))
+}
+
+/// What to do about a file that this process may not read: it is not root, which reads everything.
+fn out_of_reach(path: &Path, error: &io::Error) -> Option<String> {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let user = user();
+    let fix = match fs::metadata(path) {
+        Ok(_) => format!("chown {user} {}", path.display()),
+        Err(_) => format!("move it to a directory that {user} can enter, or use private-key-credential"),
+    };
+    Some(format!("; tunneld runs as {user}: {fix}"))
+}
+
+/// The user that this process runs as: its name, or its number if it has none.
+fn user() -> String {
+    let uid = Uid::effective();
+    let found = User::from_uid(uid).ok().flatten();
+    found.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 fn text(file: File) -> io::Result<Zeroizing<String>> {
@@ -172,7 +200,7 @@ fn clamped(secret: &Secret) -> Secret {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
+    use std::{cell::RefCell, collections::BTreeMap, os::unix::fs::PermissionsExt};
 
     use super::*;
     use crate::model::check;

@@ -28,13 +28,13 @@ use crate::{
 )]
 pub(super) struct Arguments {
     /// The interface to make; with --replace, the one whose engine moves (without: every one)
-    #[arg(required_unless_present = "replace", value_name = "INTERFACE")]
+    #[arg(required_unless_present_any = ["replace", "activated"], value_name = "INTERFACE")]
     interface: Option<InterfaceName>,
     /// Stay in the foreground, as a service manager wants it
     #[arg(long, short)]
     foreground: bool,
     /// The interface's MTU in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1420, value_parser = clap::value_parser!(u32).range(576..=65535))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1420, value_parser = clap::value_parser!(u32).range(launch::MTU))]
     mtu: u32,
     /// Have the daemon move its engines to the program it runs itself; interfaces and routes stay
     #[arg(long, conflicts_with_all = ["foreground", "mtu"])]
@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// This process is the background's: report to the one that started it
     #[arg(long, hide = true, conflicts_with = "foreground")]
     detached: bool,
+    /// Standard input and output are a connection that says which engine is wanted, as systemd makes one for it
+    #[arg(long, hide = true, conflicts_with_all = ["foreground", "detached"])]
+    activated: bool,
     /// This process was another executable; what it had is behind standard input
     #[arg(long, hide = true)]
     take_over: bool,
@@ -58,26 +61,32 @@ pub(super) fn run(
     arguments: Arguments,
     replace: impl FnOnce(Option<InterfaceName>) -> Result<Vec<InterfaceName>, Failure>,
 ) -> Result<String, Failure> {
+    if arguments.activated && !arguments.take_over {
+        let _log = logging::start(&arguments.log);
+        return ended(launch::run_activated());
+    }
     let name = match arguments.interface {
         Some(name) if !arguments.replace => name,
         tunnel => return replace(tunnel).map(|names| replaced(&names)),
     };
     let options = Options {
-        name,
-        mtu: arguments.mtu,
         alias: arguments.alias,
         take_over: arguments.take_over,
+        ..Options::new(name, arguments.mtu)
     };
-    let result = if arguments.detached {
-        launch::run_detached(&options)
-    } else if arguments.foreground {
+    if arguments.detached {
+        ended(launch::run_detached(&options))
+    } else if arguments.foreground || arguments.activated {
         let _log = logging::start(&arguments.log);
-        launch::run(&options)
+        ended(launch::run(&options))
     } else {
-        return launch::start(&options)
+        launch::start(&options)
             .map(|pid| format!("{}: pid {pid}\n", options.name))
-            .map_err(|error| failure(&error));
-    };
+            .map_err(|error| failure(&error))
+    }
+}
+
+fn ended(result: Result<(), EngineError>) -> Result<String, Failure> {
     result.map(|()| String::new()).map_err(|error| failure(&error))
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Args;
+use nix::sys::stat::{Mode, umask};
 
 use crate::{
     daemon::{self, Options},
@@ -51,6 +52,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, _socket: &Path) -> Result<(), Failure> {
     let _log = logging::start(&arguments.log);
+    // What the libraries below make is nobody else's business either.
+    umask(Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -97,12 +97,26 @@ pub fn listen(path: &Path, access: &Access) -> Result<UnixListener, Failure> {
     let listener = UnixListener::bind(&unfinished).map_err(|error| failed("bind", error))?;
     let mode = if access.viewer.is_some() { 0o666 } else { 0o660 };
     let publish = || {
-        chown(&unfinished, None, access.admin)?;
+        give_away(&unfinished, access.admin)?;
         fs::set_permissions(&unfinished, fs::Permissions::from_mode(mode))?;
         fs::rename(&unfinished, path)
     };
     publish().map_err(|error| failed("publish", error))?;
     Ok(listener)
+}
+
+/// Gives the socket to the admin group. A daemon that may not is better than none: root and its own user get in.
+fn give_away(socket: &Path, admin: Option<u32>) -> io::Result<()> {
+    match (chown(socket, None, admin), admin) {
+        (Err(error), Some(group)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::error!(
+                "give the control socket to the admin group (gid {group}): {error}; its members cannot connect; \
+                 make the daemon's user one of them (SupplementaryGroups= in its unit)"
+            );
+            Ok(())
+        }
+        (result, _) => result,
+    }
 }
 
 /// Serves `service` until `shutdown` ends. Requests that are being carried out then have

@@ -1,8 +1,9 @@
 //! One daemon per runtime directory: a locked file that names its holder.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read, Seek, Write},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -18,12 +19,13 @@ const FILE: &str = "tunneld.pid";
 pub(super) fn acquire(directory: &Path) -> Result<File, String> {
     let path = directory.join(FILE);
     let failed = |verb: &str, error: std::io::Error| format!("{verb} {}: {error}", path.display());
-    fs::create_dir_all(directory).map_err(|error| failed("make the directory of", error))?;
+    make(directory).map_err(|error| failed("make the directory of", error))?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(&path)
         .map_err(|error| failed("open", error))?;
     if let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -44,6 +46,15 @@ pub(super) fn acquire(directory: &Path) -> Result<File, String> {
     };
     write(&mut file).map_err(|error| failed("write", error))?;
     Ok(file)
+}
+
+/// Makes the directory if it is not there: others pass through it to the control socket, and see nothing else.
+fn make(directory: &Path) -> io::Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).create(directory)?;
+    fs::set_permissions(directory, Permissions::from_mode(0o711))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
     peer::{KEY_LIFETIME, Peer, State},
     routing::Routing,
     table::Table,
-    udp::{Endpoint, Sockets},
+    udp::{Endpoint, Sockets, Unbound},
 };
 use crate::model::{
     types::{Fwmark, Prefix, PublicKey},
@@ -28,6 +28,8 @@ pub(super) struct Control {
     up: bool,
     identity: Option<Arc<Identity>>,
     sockets: Arc<Sockets>,
+    /// For the first port that is chosen, made before capabilities were given up.
+    spare: Option<Unbound>,
     fwmark: Fwmark,
     offload: bool,
     peers: BTreeMap<PublicKey, Arc<Peer>>,
@@ -40,7 +42,8 @@ impl Control {
         Ok(Self {
             up: false,
             identity: None,
-            sockets: Arc::new(Sockets::bind(0, Fwmark::NONE, offload)?),
+            sockets: Arc::new(Sockets::bind(None, 0, Fwmark::NONE, offload)?),
+            spare: Unbound::open(offload).ok(),
             fwmark: Fwmark::NONE,
             offload,
             peers: BTreeMap::new(),
@@ -55,6 +58,7 @@ impl Control {
             up: false,
             identity: None,
             sockets: Arc::new(sockets),
+            spare: None,
             fwmark: device.fwmark,
             offload: true,
             peers: BTreeMap::new(),
@@ -137,7 +141,7 @@ impl Control {
             self.fwmark = mark;
         }
         if let Some(port) = change.listen_port.filter(|port| *port != self.sockets.port()) {
-            self.sockets = Arc::new(Sockets::bind(port, self.fwmark, self.offload)?);
+            self.sockets = Arc::new(Sockets::bind(self.spare.take(), port, self.fwmark, self.offload)?);
         }
         if change.replace_peers {
             self.keep_only(&change.peers);

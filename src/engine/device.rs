@@ -1,6 +1,7 @@
 //! A running WireGuard device: what the UAPI reads and changes, and what owns the threads.
 
 use std::{
+    ffi::OsString,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
@@ -108,18 +109,31 @@ impl Shared {
     }
 }
 
-impl Device {
-    /// Makes the interface and starts the threads. The interface is down and has no address.
-    ///
-    /// # Errors
-    /// When the kernel has no TUN, the name is taken, or we may not.
-    pub fn open(name: &InterfaceName, options: Options) -> Result<Self, EngineError> {
+/// A device whose interface is there and which has no thread yet: the last moment to give capabilities up,
+/// because each thread has its own. The interface goes when this is dropped.
+pub(super) struct Prepared {
+    name: InterfaceName,
+    tun: Tun,
+    link: Link,
+    mtu: u32,
+    control: Control,
+}
+
+impl Prepared {
+    /// Makes the interface: down, and without an address.
+    pub(super) fn make(name: &InterfaceName, options: Options) -> Result<Self, EngineError> {
         let Options { mtu, alias, offload } = options;
         let tun = Tun::open(name, offload)?;
         let control = Control::new(offload)?;
         let link = Link::open(name)?;
         link.configure(name, mtu, alias)?;
-        Self::start(name, tun, link, mtu, control)
+        Ok(Self {
+            name: name.clone(),
+            tun,
+            link,
+            mtu,
+            control,
+        })
     }
 
     /// Goes on with what a predecessor left.
@@ -135,13 +149,26 @@ impl Device {
             .map_err(|error| EngineError::new(format!("read link {name}"), error))?
             .mtu;
         link.limit_segments(mtu);
-        let control = Control::adopt(sockets, device)?;
-        Self::start(name, Tun::adopt(tun, true), link, mtu, control)
+        Ok(Self {
+            name: name.clone(),
+            tun: Tun::adopt(tun, true),
+            link,
+            mtu,
+            control: Control::adopt(sockets, device)?,
+        })
     }
 
-    fn start(name: &InterfaceName, tun: Tun, link: Link, mtu: u32, control: Control) -> Result<Self, EngineError> {
+    /// Starts the threads.
+    pub(super) fn start(self) -> Result<Device, EngineError> {
+        let Self {
+            name,
+            tun,
+            link,
+            mtu,
+            control,
+        } = self;
         let shared = Arc::new(Shared {
-            name: name.clone(),
+            name,
             tun,
             link,
             mtu: AtomicU32::new(mtu),
@@ -154,9 +181,19 @@ impl Device {
             closed: event()?,
             worker: Mutex::new(None),
         });
-        let device = Self { shared };
+        let device = Device { shared };
         device.work()?;
         Ok(device)
+    }
+}
+
+impl Device {
+    /// Makes the interface and starts the threads. The interface is down and has no address.
+    ///
+    /// # Errors
+    /// When the kernel has no TUN, the name is taken, or we may not.
+    pub fn open(name: &InterfaceName, options: Options) -> Result<Self, EngineError> {
+        Prepared::make(name, options)?.start()
     }
 
     fn work(&self) -> Result<(), EngineError> {
@@ -214,15 +251,16 @@ impl Device {
         self.shared.closed.as_fd()
     }
 
-    /// Makes this process that of `executable`, which goes on with the device and with `listener`. Returns only
+    /// Makes this process that of `executable`, which goes on with the device and with `listener`; `words` complete
+    /// its command line. Returns only
     /// if that fails; then this one goes on.
-    pub(super) fn hand_over(&self, executable: &Path, listener: BorrowedFd<'_>) -> EngineError {
+    pub(super) fn hand_over(&self, executable: &Path, words: &[OsString], listener: BorrowedFd<'_>) -> EngineError {
         self.rest();
         // From here on nothing can be changed that the successor would not know.
         let control = lock(&self.shared.control);
         let (routing, _) = self.shared.routing();
         let tun = self.shared.tun.as_fd();
-        let failed = handover::bequeath(executable, tun, listener, &routing.sockets, &control.read());
+        let failed = handover::bequeath(executable, words, tun, listener, &routing.sockets, &control.read());
         drop(control);
         self.shared.stop.store(false, Ordering::Release);
         if let Err(error) = self.work() {

@@ -4,6 +4,7 @@
 //! be carried: `Tunn` does not give them out.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Seek, Write},
     mem::MaybeUninit,
@@ -51,9 +52,10 @@ pub(super) struct Estate {
     pub(super) device: Device,
 }
 
-/// Becomes `executable`, with this process's own arguments. Returns only if that fails; then nothing has changed.
+/// Becomes `executable`, with this process's own arguments and `words`. Returns only if that fails; then nothing has changed.
 pub(super) fn bequeath(
     executable: &Path,
+    words: &[OsString],
     tun: BorrowedFd<'_>,
     listener: BorrowedFd<'_>,
     sockets: &Sockets,
@@ -79,6 +81,7 @@ pub(super) fn bequeath(
     match bequeathed {
         Ok(theirs) => Command::new(executable)
             .args(std::env::args_os().skip(1).filter(|word| word != TAKE_OVER))
+            .args(words)
             .arg(TAKE_OVER)
             .stdin(OwnedFd::from(theirs))
             .exec(),
@@ -173,10 +176,11 @@ mod tests {
 
     #[test]
     fn a_program_that_cannot_be_started_changes_nothing() {
-        let sockets = Sockets::bind(0, crate::model::types::Fwmark::NONE, true).unwrap();
+        let sockets = Sockets::bind(None, 0, crate::model::types::Fwmark::NONE, true).unwrap();
         let file = tempfile::tempfile().unwrap();
         let error = bequeath(
             Path::new("/nonexistent"),
+            &[],
             file.as_fd(),
             file.as_fd(),
             &sockets,

@@ -8,7 +8,8 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
+    ops::RangeInclusive,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -23,12 +24,16 @@ use nix::{
     unistd::{chdir, dup2_stderr, dup2_stdout, setsid},
 };
 use rustix::event::{PollFd, PollFlags, poll};
+use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use super::{
-    device::{self, Device},
+    activation,
+    device::{self, Device, Prepared},
     error::EngineError,
     handover,
+    outcome::{self, READY, attempt, complaint, heard},
+    privileges,
     socket::{self, Socket},
     sys,
     uapi::{Clients, Target},
@@ -38,17 +43,11 @@ use crate::model::{
     wireguard::{self, DeviceChange},
 };
 
-/// What the child says when its socket accepts; anything else is the kind of error and its words.
-const READY: &str = "ready";
-/// Kinds of error that make a difference to whoever starts an engine.
-const KINDS: [(&str, io::ErrorKind); 3] = [
-    ("busy", io::ErrorKind::ResourceBusy),
-    ("running", io::ErrorKind::AddrInUse),
-    ("forbidden", io::ErrorKind::PermissionDenied),
-];
+/// MTUs that an engine's interface may be started with, in bytes.
+pub const MTU: RangeInclusive<i64> = 576..=65_535;
 
 /// An engine to start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The interface to make.
     pub name: InterfaceName,
@@ -60,15 +59,50 @@ pub struct Options {
     pub take_over: bool,
 }
 
+impl Options {
+    /// An engine that begins, without an alias.
+    pub const fn new(name: InterfaceName, mtu: u32) -> Self {
+        Self {
+            name,
+            mtu,
+            alias: None,
+            take_over: false,
+        }
+    }
+}
+
 /// Runs the engine in the foreground until it ends.
 ///
 /// # Errors
 /// When the interface or the socket cannot be made, or another engine runs already.
 pub fn run(options: &Options) -> Result<(), EngineError> {
-    serve(options, || {
-        // The service manager, if one asked for it, counts the unit as started from here on.
-        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+    serve(options, Vec::new(), || notify(&options.name))
+}
+
+/// Runs the engine that the connection behind standard input and output asks for, and tells it that the
+/// engine's socket accepts, or why it never will.
+///
+/// # Errors
+/// As [`run`], or when nothing sensible is asked for.
+pub fn run_activated() -> Result<(), EngineError> {
+    telling(|tell| {
+        let options = activation::wanted()?;
+        // A successor finds no such connection.
+        let words = vec![options.name.as_str().into()];
+        serve(&options, words, || {
+            tell();
+            if let Err(error) = activation::hang_up() {
+                warn!("cannot let go of the connection: {error}");
+            }
+            notify(&options.name);
+        })
     })
+}
+
+/// The service manager, if one asked for it, counts the unit as started from here on, and shows whose it is.
+fn notify(name: &InterfaceName) {
+    let status = format!("userspace WireGuard on {name}");
+    sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]).ok();
 }
 
 /// Runs the engine in the background: the child of [`start`], which hears through standard output that the
@@ -78,15 +112,24 @@ pub fn run(options: &Options) -> Result<(), EngineError> {
 /// As [`run`].
 pub fn run_detached(options: &Options) -> Result<(), EngineError> {
     if options.take_over {
-        return serve(options, || ());
+        return serve(options, Vec::new(), || ());
     }
     let detached = setsid().and_then(|_| chdir("/"));
     detached.map_err(|error| EngineError::new("leave the caller's session", error))?;
+    telling(|tell| {
+        serve(options, Vec::new(), || {
+            tell();
+            silence();
+        })
+    })
+}
+
+/// Says through standard output how the start goes: that all is well when `engine` says so, otherwise why it ended.
+fn telling(engine: impl FnOnce(&mut dyn FnMut()) -> Result<(), EngineError>) -> Result<(), EngineError> {
     let mut said = false;
-    let result = serve(options, || {
+    let result = engine(&mut || {
         said = true;
         say(READY);
-        silence();
     });
     if let (Err(error), false) = (&result, said) {
         say(&complaint(error));
@@ -94,30 +137,7 @@ pub fn run_detached(options: &Options) -> Result<(), EngineError> {
     result
 }
 
-/// An error as the child tells it.
-fn complaint(error: &EngineError) -> String {
-    let kind = error.source.kind();
-    let word = KINDS
-        .iter()
-        .find(|(_, known)| *known == kind)
-        .map_or("other", |(word, _)| word);
-    format!("{word} {error}")
-}
-
-/// The child's complaint as the parent reports it.
-fn heard(options: &Options, said: &str) -> io::Error {
-    let (word, reason) = said.split_once(' ').unwrap_or(("", "its process ended without a word"));
-    let kind = KINDS.iter().find(|(known, _)| *known == word);
-    let kind = kind.map_or(io::ErrorKind::Other, |(_, kind)| *kind);
-    let reason = reason.strip_prefix(&attempt(options)).unwrap_or(reason);
-    io::Error::new(kind, reason.trim_start_matches(": "))
-}
-
-fn attempt(options: &Options) -> String {
-    format!("start the engine of {}", options.name)
-}
-
-/// Tells the parent. One that is gone needs to know nothing.
+/// Tells whoever waits. One that is gone needs to know nothing.
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).ok();
@@ -147,15 +167,14 @@ pub fn start(options: &Options) -> Result<u32, EngineError> {
         .map_err(failed)?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+        let mut said = BufReader::new(stdout.take(outcome::MOST_BYTES));
+        said.read_line(&mut line).map_err(failed)?;
     }
-    match line.trim_end() {
-        READY => Ok(child.id()),
-        said => {
-            child.wait().map_err(failed)?;
-            Err(failed(heard(options, said)))
-        }
+    if let Err(error) = heard(options, &line) {
+        child.wait().map_err(failed)?;
+        return Err(failed(error));
     }
+    Ok(child.id())
 }
 
 /// This program's file, also when it has been replaced by a newer one since it was started: then the old one.
@@ -187,6 +206,8 @@ pub(super) fn arguments(options: &Options, mode: &str) -> Vec<OsString> {
 struct Served {
     device: Device,
     listener: OwnedFd,
+    /// Its command line, beyond this process's own.
+    words: Vec<OsString>,
 }
 
 impl Target for Served {
@@ -199,7 +220,7 @@ impl Target for Served {
     }
 
     fn hand_over(&self, executable: &Path) -> EngineError {
-        self.device.hand_over(executable, self.listener.as_fd())
+        self.device.hand_over(executable, &self.words, self.listener.as_fd())
     }
 
     fn idle(&self) {
@@ -209,8 +230,9 @@ impl Target for Served {
     }
 }
 
-/// From the first system call to the last. `ready` is called once, when the socket accepts.
-fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
+/// From the first system call to the last. `words` complete a successor's command line; `ready` is called once,
+/// when the socket accepts.
+fn serve(options: &Options, words: Vec<OsString>, ready: impl FnOnce()) -> Result<(), EngineError> {
     umask(Mode::from_bits_truncate(0o077));
     rustix::thread::set_name(c"tunneld-engine").ok();
     // Before the first thread, so that every thread leaves the signals to the descriptor.
@@ -220,9 +242,15 @@ fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
     } else {
         make(options)
     }?;
+    privileges::reduce().map_err(|error| EngineError::new("give capabilities up", error))?;
+    let device = device.start()?;
     let listener = socket.as_fd().try_clone_to_owned();
     let listener = listener.map_err(|error| EngineError::new("duplicate the socket", error))?;
-    let clients = Clients::new(Served { device, listener });
+    let clients = Clients::new(Served {
+        device,
+        listener,
+        words,
+    });
     ready();
     clients.target().idle();
     let result = until_end(&signals, &socket, &clients);
@@ -231,10 +259,10 @@ fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), EngineError> {
 }
 
 /// Makes the device and its socket.
-fn make(options: &Options) -> Result<(Device, Socket), EngineError> {
+fn make(options: &Options) -> Result<(Prepared, Socket), EngineError> {
     let (directory, name) = (Path::new(socket::DIRECTORY), &options.name);
     socket::refuse_if_served(directory, name)?;
-    let device = Device::open(
+    let device = Prepared::make(
         name,
         device::Options {
             mtu: options.mtu,
@@ -242,22 +270,16 @@ fn make(options: &Options) -> Result<(Device, Socket), EngineError> {
             ..device::Options::default()
         },
     )?;
-    match Socket::bind(directory, name) {
-        Ok(socket) => Ok((device, socket)),
-        Err(error) => {
-            device.close();
-            Err(error)
-        }
-    }
+    Ok((device, Socket::bind(directory, name)?))
 }
 
 /// Goes on with what a predecessor left.
-fn take_over(options: &Options) -> Result<(Device, Socket), EngineError> {
+fn take_over(options: &Options) -> Result<(Prepared, Socket), EngineError> {
     let (directory, name) = (Path::new(socket::DIRECTORY), &options.name);
     let estate = handover::inherit();
     let estate = estate.map_err(|error| EngineError::new(format!("take {name} over"), error))?;
     let socket = Socket::adopt(estate.listener, directory, name)?;
-    let device = Device::adopt(name, estate.tun, estate.sockets, &estate.device)?;
+    let device = Prepared::adopt(name, estate.tun, estate.sockets, &estate.device)?;
     Ok((device, socket))
 }
 
@@ -308,37 +330,5 @@ fn admit(socket: &Socket, clients: &Clients<Served>) {
         Ok(Some(stream)) => clients.admit(stream),
         Ok(None) => (),
         Err(error) => warn!("cannot accept a client: {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_complaint_keeps_its_kind_and_is_said_once() {
-        let options = Options {
-            name: "wg0".parse().unwrap(),
-            mtu: 1420,
-            alias: None,
-            take_over: false,
-        };
-        for (kind, said) in [
-            (io::ErrorKind::AddrInUse, "already running, pid 7"),
-            (io::ErrorKind::PermissionDenied, "not permitted"),
-            (io::ErrorKind::Other, "something else"),
-        ] {
-            let error = EngineError::new(attempt(&options), io::Error::new(kind, said));
-            let heard = heard(&options, &complaint(&error));
-            assert_eq!((heard.kind(), heard.to_string().as_str()), (kind, said));
-        }
-        let error = EngineError::new("make the interface wg0", nix::errno::Errno::EBUSY);
-        let heard = heard(&options, &complaint(&error));
-        assert_eq!(heard.kind(), io::ErrorKind::ResourceBusy);
-        assert!(
-            heard
-                .to_string()
-                .starts_with("make the interface wg0: Device or resource busy")
-        );
     }
 }

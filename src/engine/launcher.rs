@@ -7,11 +7,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    process::Command,
+    time::timeout,
+};
 
 use super::{
+    activation::{self, request},
     error::EngineError,
     launch::{self, Options},
+    outcome::{self, attempt, heard},
 };
 
 /// How long an engine may take to start.
@@ -22,8 +29,8 @@ const START: Duration = Duration::from_secs(15);
 pub struct Launcher {
     /// The program to start: this one, or in tests the one that was built along.
     executable: PathBuf,
-    /// Ask systemd instead, because a child would die with the daemon's control group.
-    systemd: bool,
+    /// Where systemd starts one for whoever connects: a child of ours would die with the daemon's control group.
+    systemd: Option<PathBuf>,
 }
 
 impl Launcher {
@@ -32,10 +39,10 @@ impl Launcher {
     /// # Errors
     /// When the program's own file cannot be found.
     pub fn detect() -> io::Result<Self> {
-        let unit = std::env::var_os("INVOCATION_ID").is_some();
+        let unit = std::env::var_os("INVOCATION_ID").is_some() && Path::new("/run/systemd/system").exists();
         Ok(Self {
             executable: launch::executable()?,
-            systemd: unit && Path::new("/run/systemd/system").exists(),
+            systemd: unit.then(|| activation::SOCKET.into()),
         })
     }
 
@@ -43,7 +50,7 @@ impl Launcher {
     pub fn direct(executable: impl Into<PathBuf>) -> Self {
         Self {
             executable: executable.into(),
-            systemd: false,
+            systemd: None,
         }
     }
 
@@ -73,86 +80,129 @@ impl Launcher {
 
     /// Starts an engine and returns when its socket accepts.
     pub(super) async fn launch(&self, options: &Options) -> Result<(), EngineError> {
-        let attempt = format!("start the engine of {}", options.name);
-        let failed = |error| EngineError::new(attempt.clone(), error);
-        let mut command = self.command(options);
-        let started = timeout(START, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
-        let output = started
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(failed)?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().last().unwrap_or("the program said nothing");
-        let reason = said
-            .split_once(&format!("{attempt}: "))
-            .map_or(said, |(_, reason)| reason);
-        // The exit codes of `tunneld engine`, as `tunneld --help` lists them.
-        let kind = match output.status.code() {
-            Some(6) => io::ErrorKind::ResourceBusy,
-            Some(8) => io::ErrorKind::PermissionDenied,
-            _ => io::ErrorKind::Other,
+        let starting = async {
+            match &self.systemd {
+                Some(socket) => ask(socket, options).await,
+                None => run(&self.executable, options).await,
+            }
         };
-        Err(failed(io::Error::new(kind, reason)))
-    }
-
-    fn command(&self, options: &Options) -> Command {
-        if !self.systemd {
-            // The program returns when its own child, in a session of its own, accepts: ours to reap is only
-            // the former.
-            let mut command = Command::new(&self.executable);
-            command.args(launch::arguments(options, ""));
-            return command;
-        }
-        let mut command = Command::new("systemctl");
-        // Not "start": the unit of an engine that ended a moment ago may still count as running.
-        command.args(["--no-ask-password", "restart", &unit(options.name.as_str())]);
-        command
+        let started = timeout(START, starting).await;
+        started
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| EngineError::new(attempt(options), error))
     }
 }
 
-/// The unit of an interface's engine, its name escaped as `systemd-escape(1)` does, so that `%I` gives it back.
-fn unit(interface: &str) -> String {
-    let mut instance = String::new();
-    for (place, byte) in interface.bytes().enumerate() {
-        match byte {
-            b'.' if place == 0 => instance.push_str("\\x2e"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => instance.push(char::from(byte)),
-            _ => instance.push_str(&format!("\\x{byte:02x}")),
-        }
+/// Has systemd start one.
+async fn ask(socket: &Path, options: &Options) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| unheard(socket, &error))?;
+    stream.write_all(request(options).as_bytes()).await?;
+    let mut said = String::new();
+    let mut answer = BufReader::new(stream.take(outcome::MOST_BYTES));
+    match answer.read_line(&mut said).await {
+        // It ended without having read what we said.
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
+        _ => {}
     }
-    format!("tunneld-engine@{instance}.service")
+    if said.is_empty() {
+        let next = "its process ended without a word; journalctl -u 'tunneld-engine@*' has its last ones";
+        return Err(io::Error::other(next));
+    }
+    heard(options, &said)
+}
+
+fn unheard(socket: &Path, error: &io::Error) -> io::Error {
+    let next = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; systemctl start tunneld-engine.socket",
+        io::ErrorKind::PermissionDenied => "; SocketUser= of tunneld-engine.socket has to be the daemon's user",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("connect to {}: {error}{next}", socket.display()))
+}
+
+/// Starts one and lets go of it. The program returns when its own child, in a session of its own, accepts: ours to
+/// reap is only the former.
+async fn run(executable: &Path, options: &Options) -> io::Result<()> {
+    let mut command = Command::new(executable);
+    command.args(launch::arguments(options, ""));
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().last().unwrap_or("the program said nothing");
+    let reason = said
+        .split_once(&format!("{}: ", attempt(options)))
+        .map_or(said, |(_, reason)| reason);
+    // The exit codes of `tunneld engine`, as `tunneld --help` lists them.
+    let kind = match output.status.code() {
+        Some(6) => io::ErrorKind::ResourceBusy,
+        Some(8) => io::ErrorKind::PermissionDenied,
+        _ => io::ErrorKind::Other,
+    };
+    Err(io::Error::new(kind, reason))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixListener;
+
     use super::*;
 
-    #[test]
-    fn units_are_named_as_systemd_escape_does() {
-        // systemd-escape --template=tunneld-engine@.service NAME
-        for (interface, expected) in [
-            ("wg0", "wg0"),
-            ("wg-a.1", "wg\\x2da.1"),
-            (".x", "\\x2ex"),
-            ("a+b@c", "a\\x2bb\\x40c"),
-        ] {
-            assert_eq!(unit(interface), format!("tunneld-engine@{expected}.service"));
-        }
+    fn options() -> Options {
+        Options::new("wg0".parse().unwrap(), 1420)
     }
 
     #[tokio::test]
     async fn what_the_program_says_is_the_reason() {
-        let options = Options {
-            name: "wg0".parse().unwrap(),
-            mtu: 1420,
-            alias: None,
-            take_over: false,
-        };
-        let error = Launcher::direct("/bin/ls").launch(&options).await.unwrap_err();
+        let error = Launcher::direct("/bin/ls").launch(&options()).await.unwrap_err();
         assert!(error.to_string().starts_with("start the engine of wg0: "), "{error}");
-        let error = Launcher::direct("/nonexistent").launch(&options).await.unwrap_err();
+        let error = Launcher::direct("/nonexistent").launch(&options()).await.unwrap_err();
         assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_systemd_s_engine_says_is_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let launcher = Launcher {
+            executable: "/nonexistent".into(),
+            systemd: Some(socket.clone()),
+        };
+        let error = launcher.launch(&options()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("systemctl start tunneld-engine.socket"),
+            "{error}"
+        );
+        let listener = UnixListener::bind(&socket).unwrap();
+        for (said, reason) in [
+            ("", Some("journalctl")),
+            ("ready\n", None),
+            (
+                "running start the engine of wg0: already running, pid 7\n",
+                Some("pid 7"),
+            ),
+            (
+                "other hear which engine is wanted: this is no request\n",
+                Some("no request"),
+            ),
+        ] {
+            let engine = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut heard = vec![0; request(&options()).len()];
+                stream.read_exact(&mut heard).await.unwrap();
+                assert_eq!(heard, request(&options()).as_bytes());
+                stream.write_all(said.as_bytes()).await.unwrap();
+            };
+            let wanted = options();
+            let (result, ()) = tokio::join!(launcher.launch(&wanted), engine);
+            let result = result.map_err(|error| error.to_string());
+            match reason {
+                None => assert_eq!(result, Ok(())),
+                Some(reason) => assert!(result.as_ref().is_err_and(|error| error.contains(reason)), "{result:?}"),
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod launch;
 pub mod launcher;
 pub mod port;
 
+mod activation;
 mod checksum;
 mod client;
 mod coalesce;
@@ -20,10 +21,12 @@ mod links;
 #[cfg(test)]
 mod offload_tests;
 mod outbound;
+mod outcome;
 mod packet;
 mod peer;
 #[cfg(test)]
 mod peer_tests;
+mod privileges;
 mod routing;
 mod segment;
 mod socket;

@@ -93,10 +93,8 @@ impl EnginePort {
 
 fn options(name: &InterfaceName, mtu: u32) -> Options {
     Options {
-        name: name.clone(),
-        mtu,
         alias: Some(observed::ALIAS.to_owned()),
-        take_over: false,
+        ..Options::new(name.clone(), mtu)
     }
 }
 

@@ -1,12 +1,14 @@
 //! The socket file of a device: where `wg(8)` looks for it, who may open it, and whose it is.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File, Permissions},
     io,
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
+            ffi::OsStrExt,
             fs::{DirBuilderExt, MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
         },
@@ -115,11 +117,22 @@ impl Socket {
         self.watch.as_fd()
     }
 
-    /// Empties the watch and says whether the file is still there and still ours.
+    /// Empties the watch and says whether the file is still there and still ours. Only what happened to a file
+    /// of its name counts: a process that gave its capabilities up may not be able to look at the others' folder.
     pub(super) fn is_there(&self) -> bool {
         let mut room = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.watch, &mut room);
-        while events.next().is_ok() {}
+        let mut touched = false;
+        while let Ok(event) = events.next() {
+            // What has no name happened to the directory itself, or was lost.
+            touched |= event
+                .file_name()
+                .is_none_or(|name| self.path.file_name() == Some(OsStr::from_bytes(name.to_bytes())));
+        }
+        !touched || self.is_ours()
+    }
+
+    fn is_ours(&self) -> bool {
         identity(&self.path).is_ok_and(|identity| identity == self.identity)
     }
 }
@@ -132,7 +145,7 @@ impl AsFd for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.is_there() {
+        if self.is_ours() {
             fs::remove_file(&self.path).ok();
         }
     }

@@ -13,8 +13,8 @@ use nix::{
     libc,
     sys::{
         socket::{
-            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrLike,
-            SockaddrStorage, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
+            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
+            getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
         },
         time::{TimeVal, TimeValLike},
     },
@@ -82,33 +82,34 @@ pub(super) struct Sockets {
     segments: AtomicBool,
 }
 
-impl Sockets {
-    /// Binds `port` on both families, or on the one that the kernel has; 0 lets the kernel choose one port
-    /// that is free on both.
-    pub(super) fn bind(port: u16, mark: Fwmark, offload: bool) -> Result<Self, EngineError> {
-        const ATTEMPTS: usize = 16;
-        for _ in 0..ATTEMPTS {
-            match Self::bind_both(port, mark, offload) {
-                Err(Errno::EADDRINUSE) if port == 0 => (),
-                result => return result.map_err(|error| EngineError::new(format!("bind UDP port {port}"), error)),
-            }
-        }
-        Err(EngineError::new(format!("bind UDP port {port}"), Errno::EADDRINUSE))
+/// Sockets that no port was chosen for yet, of the families that the kernel has. Made early they get a receive
+/// buffer that takes `CAP_NET_ADMIN`.
+#[derive(Debug)]
+pub(super) struct Unbound {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Unbound {
+    /// Opens them.
+    pub(super) fn open(offload: bool) -> Result<Self, Errno> {
+        let family = |family| match open(family, offload) {
+            Err(Errno::EAFNOSUPPORT) => Ok(None),
+            other => other.map(Some),
+        };
+        Ok(Self {
+            v4: family(AddressFamily::Inet)?,
+            v6: family(AddressFamily::Inet6)?,
+        })
     }
 
-    fn bind_both(port: u16, mark: Fwmark, offload: bool) -> Result<Self, Errno> {
-        let absent = |error: &Errno| matches!(error, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL);
-        let v4 = match open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), offload) {
-            Err(error) if absent(&error) => None,
-            other => Some(other?),
-        };
+    fn bind(self, port: u16, mark: Fwmark, offload: bool) -> Result<Sockets, Errno> {
+        let v4 = bound(self.v4, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
         let port = v4.as_ref().map_or(Ok(port), local_port)?;
-        let v6 = match open(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), offload) {
-            Err(error) if absent(&error) && v4.is_some() => None,
-            other => Some(other?),
-        };
-        let port = v6.as_ref().map_or(Ok(port), local_port)?;
-        let sockets = Self {
+        let v6 = bound(self.v6, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?;
+        let last = v6.as_ref().or(v4.as_ref()).ok_or(Errno::EAFNOSUPPORT)?;
+        let port = local_port(last)?;
+        let sockets = Sockets {
             v4,
             v6,
             port,
@@ -116,6 +117,36 @@ impl Sockets {
         };
         sockets.mark(mark)?;
         Ok(sockets)
+    }
+}
+
+/// Binds one socket; none if the family has no address here (`disable_ipv6`).
+fn bound(socket: Option<OwnedFd>, local: SocketAddr) -> Result<Option<OwnedFd>, Errno> {
+    let Some(socket) = socket else { return Ok(None) };
+    match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
+        Err(Errno::EADDRNOTAVAIL) => Ok(None),
+        result => result.map(|()| Some(socket)),
+    }
+}
+
+impl Sockets {
+    /// Binds `port` on both families, or on the one that the kernel has; 0 lets the kernel choose one port
+    /// that is free on both. Takes the `spare` sockets, if there are any.
+    pub(super) fn bind(spare: Option<Unbound>, port: u16, mark: Fwmark, offload: bool) -> Result<Self, EngineError> {
+        const ATTEMPTS: usize = 16;
+        let failed = |error: Errno| EngineError::new(format!("bind UDP port {port}"), error);
+        let mut spare = spare;
+        for _ in 0..ATTEMPTS {
+            let unbound = spare
+                .take()
+                .map_or_else(|| Unbound::open(offload), Ok)
+                .map_err(failed)?;
+            match unbound.bind(port, mark, offload) {
+                Err(Errno::EADDRINUSE) if port == 0 => (),
+                result => return result.map_err(failed),
+            }
+        }
+        Err(failed(Errno::EADDRINUSE))
     }
 
     /// Sockets that a predecessor bound and marked.
@@ -313,11 +344,9 @@ fn local_port(socket: &OwnedFd) -> Result<u16, Errno> {
         .ok_or(Errno::EINVAL)
 }
 
-fn open(local: SocketAddr, offload: bool) -> Result<OwnedFd, Errno> {
-    let address = SockaddrStorage::from(local);
-    let family = address.family().unwrap_or(AddressFamily::Inet);
+fn open(family: AddressFamily, offload: bool) -> Result<OwnedFd, Errno> {
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    if local.is_ipv6() {
+    if family == AddressFamily::Inet6 {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
@@ -326,7 +355,7 @@ fn open(local: SocketAddr, offload: bool) -> Result<OwnedFd, Errno> {
         setsockopt(&socket, sockopt::IpRecvTos, &true)?;
         sys::allow_fragments(&socket).ok();
     }
-    // Beyond net.core.rmem_max, which takes CAP_NET_ADMIN; without it as much as is allowed.
+    // Beyond net.core.rmem_max, which takes CAP_NET_ADMIN; without it as much as is allowed (board/sysctl.d).
     if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).ok();
     }
@@ -335,6 +364,5 @@ fn open(local: SocketAddr, offload: bool) -> Result<OwnedFd, Errno> {
         // Kernel 5.0; without it datagrams come one by one.
         setsockopt(&socket, sockopt::UdpGroSegment, &true).ok();
     }
-    bind(socket.as_raw_fd(), &address)?;
     Ok(socket)
 }

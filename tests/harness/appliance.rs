@@ -33,8 +33,14 @@ impl Appliance {
 
     /// A namespace without a daemon yet.
     pub(crate) fn idle() -> Self {
-        let namespace = Namespace::new();
+        Self::of(Namespace::new())
+    }
+
+    /// This namespace, in which somebody else may start a daemon.
+    pub(crate) fn of(namespace: Namespace) -> Self {
         let ready = namespace.enter(|| UnixDatagram::bind(NOTIFY).unwrap());
+        // Daemons of any user tell it.
+        namespace.run(["chmod", "666", NOTIFY]);
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             namespace,
@@ -43,11 +49,12 @@ impl Appliance {
         }
     }
 
-    /// Starts the daemon from an executable and waits for its word; the log goes to `/run/log`.
+    /// Starts the daemon from an executable and waits for its word; the log goes to `/run/daemon.log`.
     pub(crate) fn start(&self, program: &str) {
         let notify = format!("NOTIFY_SOCKET={NOTIFY}");
-        let line =
-            format!("exec {program} run --state-dir /run/state --runtime-dir /run/tunneld --log debug 2>>/run/log");
+        let line = format!(
+            "exec {program} run --state-dir /run/state --runtime-dir /run/tunneld --log debug 2>>/run/daemon.log"
+        );
         *self.daemon.borrow_mut() = Some(self.namespace.spawn(["env", &notify, "sh", "-c", &line]));
         let mut message = [0; 4096];
         loop {
@@ -76,7 +83,7 @@ impl Appliance {
 
     /// The daemon's log so far.
     pub(crate) fn log(&self) -> String {
-        self.namespace.run(["cat", "/run/log"])
+        self.namespace.run(["cat", "/run/daemon.log"])
     }
 
     /// Runs a command of tunneld, whatever becomes of it.
@@ -153,21 +160,52 @@ impl Appliance {
         (private.trim().to_owned(), public.trim().to_owned())
     }
 
+    /// Starts a paced stream that takes some seconds.
+    pub(crate) fn stream(&self, target: &str, seconds: u32) -> Stream {
+        let packets = seconds * 100;
+        let count = packets.to_string();
+        let words = ["ping", "-n", "-q", "-i", "0.01", "-c", &count, "-W", "2", target];
+        let ping = self.namespace.command(words).stdout(Stdio::piped()).spawn().unwrap();
+        Stream { ping, packets }
+    }
+
     /// Whether one ping is answered in time.
     pub(crate) fn pings(&self, address: &str) -> bool {
         self.namespace.pings(address.parse::<IpAddr>().unwrap(), PATIENCE)
     }
 }
 
+/// 100 packets a second, and each is answered.
+pub(crate) struct Stream {
+    ping: Child,
+    packets: u32,
+}
+
+impl Stream {
+    /// Waits for the end; the test fails if a packet was lost.
+    pub(crate) fn assert_whole(self) {
+        let printed = String::from_utf8(self.ping.wait_with_output().unwrap().stdout).unwrap();
+        let line = printed.lines().find(|line| line.contains("packets transmitted"));
+        let numbers = line.unwrap_or_else(|| panic!("{printed}")).split(' ');
+        let numbers: Vec<u32> = numbers.filter_map(|word| word.parse().ok()).take(2).collect();
+        assert_eq!(numbers, [self.packets; 2], "{printed}");
+    }
+}
+
 /// Two appliances with a cable between them: 192.0.2.1 and fd00:2::1 on the left, .2 and ::2 on the right.
 pub(crate) fn cabled() -> (Appliance, Appliance) {
     let (left, right) = (Appliance::new(), Appliance::new());
+    cable(&left, &right);
+    (left, right)
+}
+
+/// Puts the cable between two.
+pub(crate) fn cable(left: &Appliance, right: &Appliance) {
     left.namespace.link("eth0", &right.namespace, "eth0");
-    for (side, last) in [(&left, 1), (&right, 2)] {
+    for (side, last) in [(left, 1), (right, 2)] {
         side.namespace.ip(&format!("addr add 192.0.2.{last}/24 dev eth0"));
         side.namespace.ip(&format!("addr add fd00:2::{last}/64 dev eth0 nodad"));
     }
-    (left, right)
 }
 
 /// The document of one of two cabled appliances: a tunnel, `wg0`, to the other one, its key in `/run/wg0.key`.
@@ -260,16 +298,53 @@ pub(crate) fn tunnelled() -> (Appliance, Appliance, [String; 2]) {
 pub(crate) fn tunnelled_by(interfaces: [&str; 2]) -> (Appliance, Appliance, [String; 2]) {
     let (left, right) = cabled();
     let keys = keys(&left, &right);
-    let documents = [
-        Side::left(&keys[1])
-            .networks(&["20.20.20.0/24"])
-            .interface(interfaces[0])
-            .document(),
-        Side::right(&keys[0]).interface(interfaces[1]).document(),
-    ];
+    let document = Side::left(&keys[1])
+        .networks(&["20.20.20.0/24"])
+        .interface(interfaces[0])
+        .document();
+    let documents = [document, Side::right(&keys[0]).interface(interfaces[1]).document()];
+    tunnel(&left, &right, &documents);
+    (left, right, documents)
+}
+
+/// Applies both sides' documents; the right one's network 20.20.20.0/24 then answers.
+pub(crate) fn tunnel(left: &Appliance, right: &Appliance, documents: &[String; 2]) {
     right.namespace.ip("addr add 20.20.20.20/32 dev lo");
     left.apply(&documents[0]);
     right.apply(&documents[1]);
     assert!(left.pings("20.20.20.20"), "{}\n{}", left.log(), right.log());
-    (left, right, documents)
+}
+
+/// Documents of two that [`cable`] joined, the left one's with an object of every kind.
+pub(crate) fn everything(keys: &[String; 2]) -> [String; 2] {
+    let head = "forwarding.ipv4 = true\nforwarding.ipv6 = true\n\
+                rule = [{ priority = 1000, from = \"172.16.0.0/12\", table = 100 }]\n\
+                route = [{ to = \"203.0.113.0/24\", via = \"192.0.2.2\" }, { to = \"2001:db8:7::/48\", via = \"fd00:2::2\" }, \
+                { to = \"198.51.100.0/24\", type = \"unreachable\", distance = 254 }]";
+    let interface = "fwmark = 7\nclamp-mss = true\nreverse-path = \"loose\"";
+    let left = Side::left(&keys[1]).networks(&["20.20.20.0/24"]);
+    [
+        left.head(head).interface(interface).document(),
+        Side::right(&keys[0]).document(),
+    ]
+}
+
+/// Checks with the kernel's own tools that the objects of [`everything`] are there.
+pub(crate) fn assert_everything(side: &Appliance) {
+    for (words, wanted) in [
+        ("cat /proc/sys/net/ipv4/ip_forward", "1"),
+        ("cat /proc/sys/net/ipv6/conf/all/forwarding", "1"),
+        ("cat /proc/sys/net/ipv4/conf/wg0/rp_filter", "2"),
+        ("nft list ruleset", "wg0"),
+        ("ip rule show priority 1000", "172.16.0.0/12"),
+        ("ip route show 203.0.113.0/24", "192.0.2.2"),
+        ("ip -6 route show 2001:db8:7::/48", "fd00:2::2"),
+        ("ip route show 198.51.100.0/24", "unreachable"),
+        ("ip route show 20.20.20.0/24", "wg0"),
+        ("wg show wg0 fwmark", "0x7"),
+        ("wg show wg0 listen-port", "51820"),
+    ] {
+        let shown = side.namespace.run(words.split_whitespace());
+        assert!(shown.contains(wanted), "{words}: {shown}\n{}", side.log());
+    }
 }

@@ -44,6 +44,8 @@ const INIT: &str = "mount -t tmpfs tmpfs /run && mkdir -m 755 /run/wireguard /ru
 /// A network namespace with processes, mounts and a `/run` of its own.
 pub(crate) struct Namespace {
     init: Child,
+    /// A process that is inside.
+    pid: u32,
 }
 
 impl Namespace {
@@ -70,17 +72,23 @@ impl Namespace {
             .read_line(&mut ready)
             .expect("namespace answers");
         assert_eq!(ready, "ready\n", "cannot make a namespace: tests need root");
-        Self { init }
+        let pid = init.id();
+        Self { init, pid }
+    }
+
+    /// The one that `init` holds until its standard input ends, with `pid` inside.
+    pub(crate) fn of(init: Child, pid: u32) -> Self {
+        Self { init, pid }
     }
 
     /// The first process of the namespaces.
     pub(crate) fn pid(&self) -> u32 {
-        self.init.id()
+        self.pid
     }
 
     /// A command that will run inside.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
-        let own = format!("/proc/{}/ns", self.init.id());
+        let own = format!("/proc/{}/ns", self.pid);
         let mut command = Command::new("nsenter");
         command.args([
             format!("--net={own}/net"),
@@ -133,7 +141,7 @@ impl Namespace {
 
     /// Runs `work` on a thread of this process inside the network and mount namespaces.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let open = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", self.init.id())).expect("namespace is there");
+        let open = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", self.pid)).expect("namespace is there");
         let (net, mount) = (open("net"), open("mnt"));
         thread::scope(|scope| {
             let inside = scope.spawn(move || {
@@ -165,7 +173,7 @@ impl Namespace {
     /// Joins this namespace and `other` by a pair of veth links, both up.
     pub(crate) fn link(&self, name: &str, other: &Self, other_name: &str) {
         let peer = other.pid().to_string();
-        let net = format!("--net=/proc/{}/ns/net", self.init.id());
+        let net = format!("--net=/proc/{}/ns/net", self.pid);
         let words = [
             "ip", "link", "add", name, "type", "veth", "peer", "name", other_name, "netns", &peer,
         ];

@@ -68,7 +68,7 @@ fn the_clock_s_floor_is_of_an_earlier_boot() {
     left.end("-TERM");
     // Somebody sets the clock right: that is no board that lost its time.
     set_clock(&left, "+0");
-    left.write("/run/log", "");
+    left.write("/run/daemon.log", "");
     start(&left);
     assert!(!left.log().contains("cannot set the clock"), "{}", left.log());
     left.end("-TERM");

@@ -19,9 +19,15 @@ mod interop;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
+mod machine;
+#[cfg(test)]
 mod nftables;
 #[cfg(test)]
+mod privileges;
+#[cfg(test)]
 mod product;
+#[cfg(test)]
+mod systemd;
 #[cfg(test)]
 mod trial;
 #[cfg(test)]

@@ -5,19 +5,9 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::{
-    appliance::{Appliance, Side, cabled, keys, tunnelled, tunnelled_by},
+    appliance::{Appliance, Side, Stream, cabled, keys, tunnelled, tunnelled_by},
     harness::{PATIENCE, executable},
 };
-
-/// `transmitted` and `received` of ping's summary.
-fn ping_summary(printed: &str) -> (u32, u32) {
-    let line = printed
-        .lines()
-        .find(|line| line.contains("packets transmitted"))
-        .unwrap_or_else(|| panic!("{printed}"));
-    let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
 
 #[test]
 fn a_document_becomes_a_tunnel_that_carries_both_families() {
@@ -45,12 +35,7 @@ fn a_document_becomes_a_tunnel_that_carries_both_families() {
 #[test]
 fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
     let (left, right, documents) = tunnelled();
-    // 100 packets a second in both directions, 8 s long.
-    let stream = |side: &Appliance, target: &str| {
-        let words = ["ping", "-n", "-q", "-i", "0.01", "-c", "800", "-W", "2", target];
-        side.namespace.command(words).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let streams = [stream(&left, "20.20.20.20"), stream(&right, "10.10.10.1")];
+    let streams = [left.stream("20.20.20.20", 8), right.stream("10.10.10.1", 8)];
     let engines = left.namespace.run(["pidof", "tunneld"]).split_whitespace().count();
     left.end("-9");
     left.start(executable());
@@ -58,11 +43,7 @@ fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
     left.namespace.run(["cp", executable(), "/run/tunneld-next"]);
     left.start("/run/tunneld-next");
     assert_eq!(left.plan(&documents[0]), Vec::<String>::new(), "adopted as it was");
-    for stream in streams {
-        let printed = String::from_utf8(stream.wait_with_output().unwrap().stdout).unwrap();
-        let (transmitted, received) = ping_summary(&printed);
-        assert_eq!((transmitted, received), (800, 800), "{printed}");
-    }
+    streams.into_iter().for_each(Stream::assert_whole);
     assert_eq!(
         left.status()["repairs"],
         serde_json::json!({}),
@@ -379,7 +360,7 @@ fn scrape(appliance: &Appliance, accept: &str) -> String {
 #[test]
 fn journald_gets_fields_of_their_own() {
     let left = Appliance::idle();
-    left.write("/run/log", "");
+    left.write("/run/daemon.log", "");
     let journal = left.namespace.enter(|| {
         std::fs::create_dir_all("/run/systemd/journal").unwrap();
         std::os::unix::net::UnixDatagram::bind("/run/systemd/journal/socket").unwrap()
@@ -387,7 +368,7 @@ fn journald_gets_fields_of_their_own() {
     journal.set_read_timeout(Some(PATIENCE)).unwrap();
     // The service manager says so that standard error is the journal's (systemd.exec(5)).
     left.start(&format!(
-        "env JOURNAL_STREAM=$(stat -c %d:%i /run/log) {}",
+        "env JOURNAL_STREAM=$(stat -c %d:%i /run/daemon.log) {}",
         executable()
     ));
     left.apply("version = 1\n");

@@ -6,3 +6,5 @@ mod dependencies;
 mod documentation;
 #[cfg(test)]
 mod rooms;
+#[cfg(test)]
+mod units;
