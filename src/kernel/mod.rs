@@ -64,6 +64,10 @@ impl Kernel {
 
     /// Reads the WireGuard devices that the scope names and the kernel carries.
     async fn observe_wireguard(&mut self, scope: &Scope, observed: &mut Observed) -> Result<(), ObserveError> {
+        // Without a link the module may go, and it comes back under another number.
+        if !observed.links.values().any(|link| link.kind == LinkKind::WireGuard) {
+            self.wireguard = None;
+        }
         for name in &scope.wireguard {
             let kind = observed.links.get(name).map(|link| &link.kind);
             if kind != Some(&LinkKind::WireGuard) {

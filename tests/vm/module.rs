@@ -107,3 +107,17 @@ fn without_the_module_the_engine_carries_what_may_be_carried_by_either() {
     assert_eq!(left.status()["tunnels"][0]["backend"], "userspace");
     drop(absent);
 }
+
+#[test]
+fn a_module_that_was_loaded_anew_is_found() {
+    let (left, right) = (Appliance::new(), Appliance::new());
+    let document = Side::left(&keys(&left, &right)[1]).document();
+    for _ in 0..2 {
+        left.apply(&document);
+        assert_eq!(left.status()["tunnels"][0]["backend"], "kernel");
+        left.apply("version = 1\n");
+        let absent = Absent::new();
+        Absent::load();
+        drop(absent);
+    }
+}
