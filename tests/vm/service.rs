@@ -32,9 +32,10 @@ fn try_run(words: &[&str]) -> Output {
 /// The same, but it has to succeed; what it printed.
 fn run(words: &[&str]) -> String {
     let output = try_run(words);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {said}\n{}", journal());
-    String::from_utf8(output.stdout).unwrap()
+    assert!(output.status.success(), "{words:?}: {printed}{said}\n{}", journal());
+    printed
 }
 
 fn shell(line: &str) -> String {
@@ -132,6 +133,8 @@ fn apply(document: &str) {
 
 /// A tunnel to a far end that answers.
 fn tunnelled(backend: &str) -> Appliance {
+    // A tunnel that is there would stay with its engine until far ends take the kernel's handshakes; this one is new.
+    apply("version = 1\n");
     let far = far_end();
     apply(&near_document(backend));
     until("the tunnel is carried as asked", Duration::from_secs(60), || {
@@ -221,7 +224,7 @@ fn it_runs_as_a_user_of_its_own_with_what_it_needs_and_no_more() {
 #[test]
 fn an_engine_is_a_service_of_its_own_with_less() {
     let _far = tunnelled("userspace");
-    let engine = shell("pgrep -f 'tunneld engine'").trim().to_owned();
+    let engine = run(&["pgrep", "-f", "tunneld engine"]).trim().to_owned();
     let group = fs::read_to_string(format!("/proc/{engine}/cgroup")).unwrap();
     assert!(group.contains("tunneld-engine@"), "{group}");
     assert_ne!(rights(&engine, "Uid:"), "0");
