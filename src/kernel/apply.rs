@@ -1,6 +1,10 @@
 //! Operations carried out in order, consecutive ones of a kind together.
 
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::BTreeMap,
+    mem,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -21,11 +25,26 @@ use crate::model::{
     wireguard::DeviceChange,
 };
 
-/// What was read just before a run of operations so that none of them touches what is not ours.
-#[derive(Default)]
+/// Operations whose messages are made at a time: they are ten times the size of what is sent.
+const PART: usize = 1_000;
+
+/// A guard may be used for so long, and for so many times what it took to read it: then reading it again costs
+/// a fifth of the time at most, however large the tables are.
+const FRESH: (Duration, u32) = (Duration::from_millis(50), 4);
+
+/// What was read just before operations so that none of them touches what is not ours.
 struct Guard {
     holders: Holders,
     addresses: BTreeMap<Address, ObservedAddress>,
+    /// When it was read, and how long that took.
+    read: (Instant, Duration),
+}
+
+impl Guard {
+    fn is_stale(&self) -> bool {
+        let (when, took) = self.read;
+        when.elapsed() > FRESH.0.max(took * FRESH.1)
+    }
 }
 
 /// Names and indices of links, read when first needed and again after one was made or deleted.
@@ -126,11 +145,34 @@ impl Kernel {
 
     /// Carries out operations of one kind on addresses, routes or rules.
     async fn send(&mut self, run: &[Operation], links: &Links) -> Result<Batch, NetlinkError> {
-        let guard = self.guard(run, links).await?;
-        let mut messages = Vec::with_capacity(run.len());
+        let mut guard = self.guard(run, links).await?;
+        let mut sent = Batch::default();
+        while let Some(rest) = run.get(sent.done..).filter(|rest| !rest.is_empty()) {
+            if guard.is_stale() {
+                match self.guard(rest, links).await {
+                    Ok(fresh) => guard = fresh,
+                    Err(error) => {
+                        sent.failure = Some(error);
+                        break;
+                    }
+                }
+            }
+            let part = rest.get(..PART).unwrap_or(rest);
+            let batch = self.send_part(part, links, &guard).await;
+            sent.done += batch.done;
+            sent.failure = batch.failure;
+            if sent.failure.is_some() {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    async fn send_part(&mut self, part: &[Operation], links: &Links, guard: &Guard) -> Batch {
+        let mut messages = Vec::with_capacity(part.len());
         let mut refused = None;
-        for operation in run {
-            match message(operation, links, &guard) {
+        for operation in part {
+            match message(operation, links, guard) {
                 Ok(message) => messages.push(message),
                 Err(error) => {
                     refused = Some(error);
@@ -140,28 +182,33 @@ impl Kernel {
         }
         let mut batch = self.socket.batch(messages).await;
         batch.failure = batch.failure.or(refused);
-        Ok(batch)
+        batch
     }
 
     /// Reads what the messages of `run` could damage.
     async fn guard(&mut self, run: &[Operation], links: &Links) -> Result<Guard, NetlinkError> {
-        let mut guard = Guard::default();
+        let began = Instant::now();
+        let (mut holders, mut addresses) = (Holders::new(), BTreeMap::new());
         match run.first() {
             Some(Operation::ReplaceRoute { .. }) => {
                 let keys = run.iter().filter_map(|operation| match operation {
                     Operation::ReplaceRoute { key, .. } => Some(route::normalise(*key)),
                     _ => None,
                 });
-                guard.holders = route::read_holders(&mut self.socket, links, &keys.collect()).await?;
+                holders = route::read_holders(&mut self.socket, links, &keys.collect()).await?;
             }
             Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. })
                 if self.probe.capabilities(&mut self.socket).await?.address_protocol =>
             {
-                guard.addresses = address::read(&mut self.socket, links).await?;
+                addresses = address::read(&mut self.socket, links).await?;
             }
             _ => {}
         }
-        Ok(guard)
+        Ok(Guard {
+            holders,
+            addresses,
+            read: (Instant::now(), began.elapsed()),
+        })
     }
 }
 
