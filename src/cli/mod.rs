@@ -24,7 +24,11 @@ mod style;
 mod table;
 mod text;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -90,6 +94,15 @@ enum Command {
         /// The store's directory
         directory: PathBuf,
     },
+    /// Print what a damaged database still has, in a process of its own
+    #[command(
+        hide = true,
+        after_help = "Example:\n  tunneld store-salvage /var/lib/tunneld/quarantine-1"
+    )]
+    StoreSalvage {
+        /// The database
+        path: PathBuf,
+    },
 }
 
 /// The names of all commands, for the tests of the documents.
@@ -144,7 +157,18 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments),
         Command::StoreCheck { directory } => print(&format!("{}\n", store::check(&directory))),
+        Command::StoreSalvage { path } => salvage(&path),
     }
+}
+
+fn salvage(path: &Path) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let message = "private keys are among the records: write them to a file or a pipe";
+        return Err(Failure::new(FailureKind::Request, message));
+    }
+    let salvaged = store::salvage(path, &mut out);
+    salvaged.map_err(|error| Failure::new(FailureKind::Store, error.to_string()))
 }
 
 /// The daemon as a command sees it: one question, one answer.

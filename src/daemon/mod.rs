@@ -248,7 +248,7 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
                 event: "restored".to_owned(),
                 revision: store.live().map(|live| live.revision.number),
                 author: None,
-                detail: format!("{opened}; earlier history and revisions stay in the quarantine"),
+                detail: opened.to_string(),
             };
             if let Err(error) = store.append_history(&entry) {
                 tracing::warn!(%error, "the restore is not in the history");

@@ -43,22 +43,43 @@ const KEY: &str = "check";
 pub struct Checker {
     program: PathBuf,
     arguments: Vec<OsString>,
+    salvage: Vec<OsString>,
     patience: Duration,
 }
 
 impl Checker {
-    /// `program arguments… DIRECTORY`.
-    pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+    /// `program arguments… DIRECTORY` checks, and `program salvage… DATABASE` prints what a database in
+    /// quarantine still has (see [`super::salvage()`]).
+    pub fn new(program: impl Into<PathBuf>, arguments: &[&str], salvage: &[&str]) -> Self {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect();
         Self {
             program: program.into(),
-            arguments: arguments.iter().map(OsString::from).collect(),
+            arguments: words(arguments),
+            salvage: words(salvage),
             patience: PATIENCE,
         }
     }
 
     /// `tunneld store-check DIRECTORY`, by the executable that is running, even if it was replaced on disk.
     pub fn this_executable() -> Self {
-        Self::new("/proc/self/exe", &["store-check"])
+        Self::new("/proc/self/exe", &["store-check"], &["store-salvage"])
+    }
+
+    /// Has the records of the database at `path` printed to a stream, and ends the child when `read` is done.
+    pub(super) fn salvage(&self, path: &Path, read: impl FnOnce(UnixStream) -> io::Result<()>) -> io::Result<()> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut child = Command::new(&self.program)
+            .args(&self.salvage)
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(OwnedFd::from(theirs))
+            .stderr(Stdio::null())
+            .spawn()?;
+        let result = read(ours);
+        // It may have ended already.
+        let _ = child.kill();
+        child.wait()?;
+        result
     }
 
     /// Runs the check.
@@ -235,7 +256,7 @@ mod tests {
             ("echo 'tunneld-store-check: null'; kill -ABRT $$", None),
             ("echo 'tunneld-store-check: {'", Some(StoreErrorClass::Corrupt)),
         ] {
-            let checker = Checker::new("sh", &["-c", script]);
+            let checker = Checker::new("sh", &["-c", script], &[]);
             let result = checker.run(Path::new("/"));
             assert_eq!(result.err().map(|error| error.class), class, "{script}");
         }

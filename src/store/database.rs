@@ -284,6 +284,19 @@ impl Database {
     }
 }
 
+/// Gives a damaged database the parameters of a whole one: they are the same for all that this version makes,
+/// and without them nothing can be read. Its own are kept beside.
+pub(super) fn lend_parameters(whole: &Path, damaged: &Path) -> std::io::Result<()> {
+    let parameters = damaged.join("conf");
+    if fs::read(whole.join("conf"))? == fs::read(&parameters).unwrap_or_default() {
+        return Ok(());
+    }
+    if parameters.exists() {
+        fs::rename(&parameters, damaged.join("conf.damaged"))?;
+    }
+    fs::copy(whole.join("conf"), parameters).map(drop)
+}
+
 fn open_log(path: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new()
         .path(path)

@@ -10,7 +10,8 @@
 //! sled takes a damaged record for the end of its log and serves, without a word, what was there before it:
 //! the export's sequence number is what finds that out.
 //! A database that is damaged, missing or behind its export is moved to quarantine and made anew from the
-//! export: the live revision, the keys and the ledger survive, the history and older revisions do not.
+//! export: the live revision, the keys and the ledger survive whatever it is, and of the history and older
+//! revisions all that a child can still read (see `salvage`).
 //! Where nothing can be written (disk full, read-only) the store opens *degraded*: it reads from the
 //! export, and every change tries again. After a failed write sled answers nothing more until it is opened
 //! anew, which needs space too; so no change begins unless a reserve is free ([`RESERVE`]), and a database
@@ -27,9 +28,12 @@ mod floor;
 mod lock;
 mod migrate;
 mod records;
+mod retention;
 mod revisions;
+mod salvage;
 #[cfg(test)]
 mod tests;
+mod trials;
 
 use std::{
     fs,
@@ -43,7 +47,8 @@ pub use check::{Checker, check};
 pub use contents::{KeptRevision, Opened, Pending, RevisionStatus, Trial};
 pub use error::{StoreError, StoreErrorClass};
 pub use floor::clock_floor;
-pub use revisions::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS};
+pub use retention::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS};
+pub use salvage::salvage;
 
 use contents::Contents;
 use database::{Batch, Database};
@@ -292,11 +297,15 @@ fn open_database(
                 because: "the database is missing".into(),
             },
         };
-        return make_database(directory, exported, opened);
+        let (database, contents) = make_database(directory, exported)?;
+        return Ok((database, contents, opened));
     }
     let checked = checker.map_or(Ok(()), |checker| checker.run(directory));
     match checked.and_then(|()| open_existing(&path, exported)) {
         Ok((database, contents)) => {
+            if !note.is_empty() {
+                tracing::error!("{note}; it is written anew from the database, which may be behind it");
+            }
             if exported != Some(&contents) {
                 renew_export(directory, &contents);
             }
@@ -304,17 +313,27 @@ fn open_database(
         }
         Err(error) if error.class == StoreErrorClass::Corrupt => {
             room(directory, 0)?;
-            export::quarantine(directory, &path)?;
-            let because = error.to_string();
+            let quarantined = export::quarantine(directory, &path)?;
+            let (database, mut contents) = make_database(directory, exported)?;
+            // A first start that was cut short.
+            if exported.is_none() && error.reason == EMPTY && note.is_empty() {
+                return Ok((database, contents, Opened::New));
+            }
+            let saved = match checker {
+                Some(checker) => salvage::take_over(checker, &quarantined, directory, &database, &mut contents)?,
+                None => salvage::Saved::default(),
+            };
+            renew_export(directory, &contents);
+            let kept = format!("{saved}; it is kept as {}", quarantined.display());
             let opened = match exported {
-                // A first start that was cut short.
-                None if error.reason == EMPTY && note.is_empty() => Opened::New,
-                Some(_) => Opened::Restored { because },
+                Some(_) => Opened::Restored {
+                    because: format!("{error}; {kept}"),
+                },
                 None => Opened::Lost {
-                    because: format!("{because} {note}").trim_end().to_owned(),
+                    because: format!("{error} {note}").trim_end().to_owned() + "; " + &kept,
                 },
             };
-            make_database(directory, exported, opened)
+            Ok((database, contents, opened))
         }
         Err(error) => Err(error),
     }
@@ -335,13 +354,9 @@ fn open_existing(path: &Path, exported: Option<&Contents>) -> Result<(Database, 
     Ok((database, contents))
 }
 
-fn make_database(
-    directory: &Path,
-    exported: Option<&Contents>,
-    opened: Opened,
-) -> Result<(Database, Contents, Opened), StoreError> {
+fn make_database(directory: &Path, exported: Option<&Contents>) -> Result<(Database, Contents), StoreError> {
     let mut contents = exported.cloned().unwrap_or_default();
-    // The document of an apply that was under way is gone; the live revision is put back by the loop.
+    // An apply that was under way is not gone on with; the live revision is put back by the loop.
     contents.pointers.pending = None;
     let mut batch = Batch::default();
     batch.put(migrate::KEY, encode(&migrate::SCHEMA)?);
@@ -352,7 +367,7 @@ fn make_database(
     batch.put(records::POINTERS, encode(&contents.pointers)?);
     database.commit(&batch, contents.pointers.sequence)?;
     renew_export(directory, &contents);
-    Ok((database, contents, opened))
+    Ok((database, contents))
 }
 
 /// Writes the export at an open. A failure must not cost the database, which is whole: the next change

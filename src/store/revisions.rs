@@ -3,7 +3,6 @@
 use crate::model::{
     document::MAX_BYTES,
     ledger::Ledger,
-    probe::Probe,
     service::{StoredDocument, Submission},
     status::{Author, HistoryEntry, Revision},
     types::{Deadline, InterfaceName, PrivateKey},
@@ -12,23 +11,19 @@ use crate::model::{
 use super::{
     Exported, Store,
     check::shorten,
-    contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus, Trial},
-    database::{Batch, Database},
+    contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus},
+    database::Batch,
     error::{StoreError, StoreErrorClass},
     floor,
     records::{DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
+    retention::{KEEP_HISTORY, kept_revisions, prune},
+    trials::begin_trial,
 };
 
-/// How many revisions are kept; the live one and the fallback beyond that.
-pub const KEEP_REVISIONS: usize = 200;
-/// How many bytes their documents may have together.
-pub const KEEP_BYTES: u64 = 32 << 20;
-/// How many history entries are kept.
-pub const KEEP_HISTORY: u64 = 1_000;
 /// Longest comment, in bytes; the rest is cut off.
 const MAX_COMMENT: usize = 1 << 10;
 /// Longest detail of a history entry and longest reason of a failure, in bytes; the rest is cut off.
-const MAX_DETAIL: usize = 4 << 10;
+pub(super) const MAX_DETAIL: usize = 4 << 10;
 
 impl KeptRevision {
     /// A stored document as an applied revision.
@@ -141,92 +136,6 @@ impl Store {
                 batch,
             )
         })
-    }
-
-    /// The revision on trial stays, because somebody says so, or because of this evidence.
-    ///
-    /// # Errors
-    /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
-    pub fn confirm(
-        &self,
-        author: Option<&Author>,
-        evidence: &str,
-        time: u64,
-        ledger: &Ledger,
-    ) -> Result<(), StoreError> {
-        self.change(Exported::Yes, |_, contents, batch| {
-            take_trial(contents, "confirm a revision")?;
-            contents.fallback = None;
-            put_ledger(ledger, contents, batch)?;
-            let entry = HistoryEntry {
-                time,
-                event: "confirmed".to_owned(),
-                revision: contents.pointers.live,
-                author: author.cloned(),
-                detail: shorten(evidence, MAX_DETAIL).to_owned(),
-            };
-            put_history(&entry, contents, batch)
-        })
-    }
-
-    /// The revision on trial goes: its fallback is in force again. Until [`Self::recovered`] the kernel does not
-    /// equal it yet, as after an apply that a crash interrupted.
-    ///
-    /// # Errors
-    /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
-    pub fn revert(&self, time: u64, reason: &str, ledger: &Ledger) -> Result<(), StoreError> {
-        self.change(Exported::Yes, |database, contents, batch| {
-            let trial = take_trial(contents, "revert a revision")?;
-            put_ledger(ledger, contents, batch)?;
-            if let Some(reverted) = std::mem::replace(&mut contents.live, contents.fallback.take()) {
-                let key = numbered(REVISIONS, reverted.revision.number);
-                let mut kept: KeptRevision = required(database, &key)?;
-                kept.status = RevisionStatus::Reverted(shorten(reason, MAX_DETAIL).to_owned());
-                batch.put(key, encode(&kept)?);
-                put_history(
-                    &history_entry(&reverted.revision, "reverted", time, reason),
-                    contents,
-                    batch,
-                )?;
-                contents.pointers.pending = Some(Pending {
-                    revision: reverted.revision,
-                    fallback: trial.fallback,
-                    sysctls: ledger.sysctls.clone(),
-                    probes: Vec::new(),
-                });
-            }
-            contents.pointers.live = trial.fallback;
-            Ok(())
-        })
-    }
-
-    /// The kernel equals the fallback again, after a revert or an apply that never ended.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn recovered(&self, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
-        let Some(pending) = self.pending() else {
-            return self.save_ledger(ledger);
-        };
-        let number = pending.revision.number;
-        let reverted = self.read(|database| required::<KeptRevision>(database, &numbered(REVISIONS, number)))?;
-        if !matches!(reverted.status, RevisionStatus::Reverted(_)) {
-            return self.fail(number, time, "interrupted; the previous state is back", ledger);
-        }
-        self.change(Exported::Yes, |_, contents, batch| {
-            contents.pointers.pending = None;
-            put_ledger(ledger, contents, batch)
-        })
-    }
-
-    /// The trial of the revision in force.
-    pub fn trial(&self) -> Option<Trial> {
-        self.state().contents.pointers.trial.clone()
-    }
-
-    /// What comes back unless the revision in force is confirmed.
-    pub fn fallback(&self) -> Option<StoredDocument> {
-        self.state().contents.fallback.clone()
     }
 
     /// The revision in force.
@@ -357,13 +266,13 @@ impl Store {
     }
 }
 
-fn put_ledger(ledger: &Ledger, contents: &mut Contents, batch: &mut Batch) -> Result<(), StoreError> {
+pub(super) fn put_ledger(ledger: &Ledger, contents: &mut Contents, batch: &mut Batch) -> Result<(), StoreError> {
     batch.put(LEDGER, encode(ledger)?);
     contents.ledger = ledger.clone();
     Ok(())
 }
 
-fn put_history(entry: &HistoryEntry, contents: &mut Contents, batch: &mut Batch) -> Result<(), StoreError> {
+pub(super) fn put_history(entry: &HistoryEntry, contents: &mut Contents, batch: &mut Batch) -> Result<(), StoreError> {
     let entry = HistoryEntry {
         detail: shorten(&entry.detail, MAX_DETAIL).to_owned(),
         ..entry.clone()
@@ -377,7 +286,7 @@ fn put_history(entry: &HistoryEntry, contents: &mut Contents, batch: &mut Batch)
     Ok(())
 }
 
-fn history_entry(revision: &Revision, event: &str, time: u64, detail: &str) -> HistoryEntry {
+pub(super) fn history_entry(revision: &Revision, event: &str, time: u64, detail: &str) -> HistoryEntry {
     HistoryEntry {
         time,
         event: event.to_owned(),
@@ -385,24 +294,6 @@ fn history_entry(revision: &Revision, event: &str, time: u64, detail: &str) -> H
         author: Some(revision.author.clone()),
         detail: detail.to_owned(),
     }
-}
-
-/// With a deadline the live revision is on trial, and what was in force last without one is its fallback.
-fn begin_trial(contents: &mut Contents, before: Option<StoredDocument>, terms: Option<(Deadline, Vec<Probe>)>) {
-    let last = contents.pointers.trial.take().map(|_| contents.fallback.take());
-    if let Some((deadline, probes)) = terms {
-        contents.fallback = last.unwrap_or(before);
-        contents.pointers.trial = Some(Trial {
-            fallback: contents.fallback.as_ref().map(|stored| stored.revision.number),
-            deadline,
-            probes,
-        });
-    }
-}
-
-fn take_trial(contents: &mut Contents, attempt: &str) -> Result<Trial, StoreError> {
-    let trial = contents.pointers.trial.take();
-    trial.ok_or_else(|| StoreError::new(StoreErrorClass::NotFound, attempt, "none is on trial"))
 }
 
 fn take_pending(contents: &mut Contents, number: u64) -> Result<Pending, StoreError> {
@@ -416,31 +307,4 @@ fn take_pending(contents: &mut Contents, number: u64) -> Result<Pending, StoreEr
                 "it is not pending",
             )
         })
-}
-
-fn kept_revisions(database: &Database) -> Result<Vec<KeptRevision>, StoreError> {
-    let keys = database.keys(REVISIONS)?;
-    keys.iter().map(|key| required(database, key)).collect()
-}
-
-/// Drops the oldest revisions beyond the bounds, but never the live one nor the fallback.
-fn prune(database: &Database, contents: &Contents, added: u64, batch: &mut Batch) -> Result<(), StoreError> {
-    let kept = kept_revisions(database)?;
-    let mut count = kept.len() + 1;
-    let mut bytes = kept.iter().map(|kept| kept.bytes).sum::<u64>() + added;
-    for revision in kept {
-        if count <= KEEP_REVISIONS && bytes <= KEEP_BYTES {
-            break;
-        }
-        let number = revision.revision.number;
-        let fallback = contents.pointers.trial.as_ref().and_then(|trial| trial.fallback);
-        if contents.pointers.live == Some(number) || fallback == Some(number) {
-            continue;
-        }
-        batch.delete(numbered(REVISIONS, number));
-        batch.delete(numbered(DOCUMENTS, number));
-        count -= 1;
-        bytes = bytes.saturating_sub(revision.bytes);
-    }
-    Ok(())
 }

@@ -393,7 +393,7 @@ fn a_check_finds_a_good_database_good() {
 /// A checker whose child is the test above.
 fn checker() -> Checker {
     let test = "store::tests::a_check_finds_a_good_database_good";
-    Checker::new(std::env::current_exe().unwrap(), &["--nocapture", "--exact", test])
+    Checker::new(std::env::current_exe().unwrap(), &["--nocapture", "--exact", test], &[])
 }
 
 /// What a child must not do to its parent: a panic while the database is open.
@@ -403,7 +403,7 @@ fn a_check_that_dies_sends_the_database_to_quarantine() {
     let (store, _) = open(directory.path());
     apply(&store, "one");
     drop(store);
-    let dying = Checker::new("sh", &["-c", "echo sled panicked >&2; kill -ABRT $$"]);
+    let dying = Checker::new("sh", &["-c", "echo sled panicked >&2; kill -ABRT $$"], &[]);
     let (store, opened) = Store::open(directory.path(), Some(dying)).unwrap();
     let Opened::Restored { because } = opened else {
         panic!("{opened}");

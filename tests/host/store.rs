@@ -17,7 +17,7 @@ use tunneld::{
         status::Author,
         types::{InterfaceName, PrivateKey, Secret},
     },
-    store::{Checker, Opened, Store, StoreError, StoreErrorClass, check},
+    store::{Checker, Opened, Store, StoreError, StoreErrorClass, check, salvage},
 };
 
 /// Runs one of the functions below in a child.
@@ -36,6 +36,10 @@ fn jobs_of_children() {
     match job.as_deref() {
         Some("write") => write_for_ever(&directory),
         Some("check") => println!("\n{}", check(&directory)),
+        Some("salvage") => {
+            println!();
+            salvage(&directory, &mut std::io::stdout()).ok();
+        }
         Some("fail") => fail_in_the_middle(&directory),
         Some("hold") => {
             let _store = Store::open(&directory, None).unwrap();
@@ -49,10 +53,8 @@ fn jobs_of_children() {
 
 fn checker() -> Option<Checker> {
     let program = std::env::current_exe().unwrap();
-    Some(Checker::new(
-        program,
-        &["--nocapture", "--exact", "store::jobs_of_children", "check"],
-    ))
+    let job = |job| ["--nocapture", "--exact", "store::jobs_of_children", job];
+    Some(Checker::new(program, &job("check"), &job("salvage")))
 }
 
 pub(crate) fn open(directory: &Path) -> Result<(Store, Opened), StoreError> {
@@ -191,8 +193,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Whatever was damaged: the live revision and the key are right, and the store takes the next revision.
-fn assert_right(directory: &Path, what: &str) -> Opened {
+/// Whatever was damaged: the live revision and the key are right, and the store takes the next revision. Says how
+/// the store was found, and whether the first revision is kept.
+fn assert_right(directory: &Path, what: &str) -> (Opened, bool) {
     let (store, opened) = open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(live_number(&store), 3, "{what}: {opened}");
     assert!(store.live().unwrap().document == document(3), "{what}");
@@ -201,8 +204,9 @@ fn assert_right(directory: &Path, what: &str) -> Opened {
         let number = kept.revision.number;
         assert!(store.revision(number).unwrap().document == document(number), "{what}");
     }
+    let oldest = store.revisions().unwrap()[0].revision.number;
     assert_eq!(apply(&store, "next".into()).unwrap(), 4, "{what}");
-    opened
+    (opened, oldest == 1)
 }
 
 /// The files of the database whose content matters.
@@ -218,8 +222,8 @@ fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
     let scratch = tempfile::tempdir().unwrap();
     let copied = scratch.path().join("copied");
     copy(original.path(), &copied);
-    assert_eq!(assert_right(&copied, "undamaged"), Opened::Existing);
-    let mut restored = 0;
+    assert_eq!(assert_right(&copied, "undamaged"), (Opened::Existing, true));
+    let (mut restored, mut saved) = (0, 0);
     let mut tried = 0;
     for file in database_files(original.path()) {
         let bytes = fs::read(&file).unwrap();
@@ -234,8 +238,11 @@ fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
             damaged[*at] ^= 1 << (turn % 8);
             let target = directory.join("database").join(file.file_name().unwrap());
             fs::write(target, damaged).unwrap();
-            let opened = assert_right(&directory, &name);
-            restored += usize::from(matches!(opened, Opened::Restored { .. }));
+            let (opened, first) = assert_right(&directory, &name);
+            if matches!(opened, Opened::Restored { .. }) {
+                restored += 1;
+                saved += usize::from(first);
+            }
             fs::remove_dir_all(directory).unwrap();
             tried += 1;
         }
@@ -244,6 +251,8 @@ fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
         tried > 60 && restored > tried / 4,
         "{restored} of {tried} were restored"
     );
+    // sled reads a log up to its first damaged record: what stands before that is saved.
+    assert!(saved * 4 > restored * 3, "the first revision: {saved} of {restored}");
 }
 
 #[test]
@@ -259,10 +268,58 @@ fn no_truncated_file_gives_wrong_data_or_a_dead_daemon() {
             let target = directory.join("database").join(file.file_name().unwrap());
             let target = fs::File::options().write(true).open(target).unwrap();
             target.set_len(length * part / 12).unwrap();
-            assert_right(&directory, &name);
+            let (opened, first) = assert_right(&directory, &name);
+            let restored = matches!(opened, Opened::Restored { .. });
+            // Half a log has the first revision in it.
+            assert!(first || !restored || part < 6, "{name}: {opened}");
             fs::remove_dir_all(directory).unwrap();
         }
     }
+}
+
+#[test]
+fn a_restore_keeps_the_history_and_what_older_revisions_can_be_read() {
+    let directory = closed_store();
+    let path = directory.path().join("database/db");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[end - 100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (store, opened) = open(directory.path()).unwrap();
+    assert!(
+        opened
+            .to_string()
+            .contains("revisions saved from it: 2, history entries: 2"),
+        "{opened}"
+    );
+    let numbers: Vec<u64> = store
+        .revisions()
+        .unwrap()
+        .iter()
+        .map(|kept| kept.revision.number)
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert_eq!(store.history(10).unwrap().len(), 2);
+    assert_eq!(apply(&store, "next".into()).unwrap(), 4);
+    assert_eq!(store.history(10).unwrap().len(), 3, "it goes on behind what was saved");
+    drop(store);
+    assert_eq!(open(directory.path()).unwrap().1, Opened::Existing);
+}
+
+#[test]
+fn without_an_export_keys_and_revisions_are_saved_and_nothing_is_in_force() {
+    let directory = closed_store();
+    fs::write(directory.path().join("export.json"), "{").unwrap();
+    let path = directory.path().join("database/conf");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (store, opened) = open(directory.path()).unwrap();
+    assert!(matches!(opened, Opened::Lost { .. }), "{opened}");
+    assert_eq!(store.live(), None, "an older revision may not be what was in force");
+    assert_eq!(store.private_key(&interface()), Some(key()));
+    assert!(store.revision(2).unwrap().document == document(2));
+    assert_eq!(apply(&store, "next".into()).unwrap(), 4, "no number is used twice");
 }
 
 #[test]
