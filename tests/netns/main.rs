@@ -2,8 +2,6 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
-mod clock;
-#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;
@@ -11,6 +9,8 @@ mod dns;
 mod engine;
 #[cfg(test)]
 mod engine_port;
+#[cfg(test)]
+mod faketime;
 #[cfg(test)]
 #[path = "../harness/mod.rs"]
 mod harness;

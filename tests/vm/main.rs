@@ -3,6 +3,8 @@
 //! tests.
 
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 #[expect(dead_code, reason = "the namespace tests use the rest")]
 #[path = "../harness/mod.rs"]
 mod harness;
