@@ -116,7 +116,7 @@ fn credential(directory: Option<&Path>, name: &str) -> Result<Secret, String> {
 
 fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
     let failed = |error: io::Error| {
-        let next = out_of_reach(path, &error).unwrap_or_default();
+        let next = out_of_reach(path, guarded, &error).unwrap_or_default();
         format!("read key file {}: {error}{next}", path.display())
     };
     let refused = |reason: &str| format!("key file {}: {reason}", path.display());
@@ -149,8 +149,20 @@ fn key_file(path: &Path, guarded: Guarded) -> Result<Secret, String> {
     Secret::from_base64(&text).map_err(|invalid| refused(&invalid.to_string()))
 }
 
-/// What to do about a file that this process may not read: it is not root, which reads everything.
-fn out_of_reach(path: &Path, error: &io::Error) -> Option<String> {
+/// What to do about a file that is not there, or that this process may not read: it is not root, which reads
+/// everything.
+fn out_of_reach(path: &Path, guarded: Guarded, error: &io::Error) -> Option<String> {
+    if error.kind() == io::ErrorKind::NotFound {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let next = match guarded {
+            Guarded::ByMode => format!(
+                "make it: (umask 077; wg genkey > {}), with genpsk for a preshared key",
+                path.display()
+            ),
+            Guarded::ByDirectory => format!("add LoadCredential={name}:FILE to the service's unit"),
+        };
+        return Some(format!("; {next}"));
+    }
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
@@ -252,6 +264,7 @@ mod tests {
         let path = directory.path().join("key");
         let read = |path: &Path| read(&from_file(path), &Drawer::default(), None, Missing::Make);
         assert!(reason(&read(&path)).contains("No such file"));
+        assert!(reason(&read(&path)).contains("wg genkey >"));
         write(&path, KEY, 0o600);
         assert_eq!(read(&path).private.len(), 1);
         for mode in [0o640, 0o604] {
@@ -290,6 +303,8 @@ mod tests {
         assert!(reason(&read(None)).contains("LoadCredential=wg0.key"));
         assert_eq!(read(Some(directory.path())).private.len(), 1);
         assert!(credential(Some(directory.path()), "../x").is_err());
+        let missing = credential(Some(directory.path()), "other").unwrap_err();
+        assert!(missing.contains("LoadCredential=other:FILE"), "{missing}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
     if arguments.json {
         return print_json(&entries);
     }
+    if entries.is_empty() {
+        return print("nothing has happened yet; next: tunneld apply FILE\n");
+    }
     let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
     print(&table::align(&rows))
 }

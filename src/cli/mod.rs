@@ -61,7 +61,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "tunneld", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Arguments {
-    /// The daemon's control socket
+    /// The control socket of the daemon to ask
     #[arg(long, global = true, value_name = "PATH", env = "TUNNELD_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
 

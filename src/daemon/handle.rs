@@ -216,9 +216,12 @@ impl Service for Handle {
     async fn show(&self, revision: Option<u64>) -> Result<StoredDocument, Failure> {
         self.stored(move |store| match revision {
             Some(number) => store.revision(number).map_err(|error| failure(&error)),
-            None => store
-                .live()
-                .ok_or_else(|| Failure::new(FailureKind::NotFound, "no document was ever applied")),
+            None => store.live().ok_or_else(|| {
+                Failure::new(
+                    FailureKind::NotFound,
+                    "no document was ever applied; next: tunneld apply FILE",
+                )
+            }),
         })
         .await?
     }

@@ -9,6 +9,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::model::service::{Failure, FailureKind};
+
 /// Name of the file.
 const FILE: &str = "tunneld.pid";
 
@@ -16,10 +18,10 @@ const FILE: &str = "tunneld.pid";
 ///
 /// # Errors
 /// One line with the pid of the daemon that has it, or what the system says.
-pub(super) fn acquire(directory: &Path) -> Result<File, String> {
+pub(super) fn acquire(directory: &Path) -> Result<File, Failure> {
     let path = directory.join(FILE);
-    let failed = |verb: &str, error: std::io::Error| format!("{verb} {}: {error}", path.display());
-    make(directory).map_err(|error| failed("make the directory of", error))?;
+    make(directory).map_err(|error| failed("make the runtime directory", directory, &error))?;
+    let failed = |verb: &str, error: io::Error| failed(verb, &path, &error);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -35,9 +37,10 @@ pub(super) fn acquire(directory: &Path) -> Result<File, String> {
         let mut holder = String::new();
         file.take(16).read_to_string(&mut holder).ok();
         let holder = holder.trim();
-        return Err(format!(
+        let message = format!(
             "another tunneld runs already, as process {holder}; stop it first, or use another runtime directory"
-        ));
+        );
+        return Err(Failure::new(FailureKind::Internal, message));
     }
     let write = |file: &mut File| {
         file.set_len(0)?;
@@ -46,6 +49,17 @@ pub(super) fn acquire(directory: &Path) -> Result<File, String> {
     };
     write(&mut file).map_err(|error| failed("write", error))?;
     Ok(file)
+}
+
+fn failed(verb: &str, path: &Path, error: &io::Error) -> Failure {
+    let (kind, next) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            FailureKind::Forbidden,
+            "be root, or name directories of your own with --runtime-dir and --state-dir",
+        ),
+        _ => (FailureKind::Internal, "name another directory with --runtime-dir"),
+    };
+    Failure::new(kind, format!("{verb} {}: {error}; {next}", path.display()))
 }
 
 /// Makes the directory if it is not there: others pass through it to the control socket, and see nothing else.
@@ -67,10 +81,15 @@ mod tests {
         let first = acquire(directory.path()).unwrap();
         let refusal = acquire(directory.path()).unwrap_err();
         assert!(
-            refusal.contains(&format!("process {};", std::process::id())),
+            refusal.message.contains(&format!("process {};", std::process::id())),
             "{refusal}"
         );
         drop(first);
         acquire(directory.path()).unwrap();
+        let nowhere = acquire(Path::new("/proc/nowhere")).unwrap_err();
+        assert!(
+            nowhere.message.starts_with("make the runtime directory /proc/nowhere"),
+            "{nowhere}"
+        );
     }
 }

@@ -180,7 +180,7 @@ impl Drop for Daemon {
 /// One line an operator can act on, when it cannot start.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let internal = |message: String| Failure::new(FailureKind::Internal, message);
-    let _lock = lock::acquire(&options.runtime_dir).map_err(internal)?;
+    let _lock = lock::acquire(&options.runtime_dir)?;
     let store = open_store(options.state_dir.clone()).await?;
     lift_clock(&store);
     let (world, announcements) = assembly::system().map_err(|error| internal(error.to_string()))?;

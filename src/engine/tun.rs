@@ -99,7 +99,15 @@ impl Tun {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|error| EngineError::new("open /dev/net/tun", error))?;
-        sys::attach(&file, name).map_err(|error| EngineError::new(format!("make the interface {name}"), error))?;
+        sys::attach(&file, name).map_err(|error| {
+            let taken = nix::net::if_::if_nametoindex(name.as_str()).is_ok();
+            let hint = if taken {
+                ", though a link of this name is there"
+            } else {
+                ""
+            };
+            EngineError::new(format!("make the interface {name}{hint}"), error)
+        })?;
         Ok(Self::adopt(file, offload))
     }
 

@@ -239,7 +239,7 @@ fn degrades(class: StoreErrorClass) -> bool {
 }
 
 fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    let io = |error| StoreError::io("make", directory, &error);
+    let io = |error| StoreError::io("make the state directory", directory, &error);
     let made = !directory.exists();
     fs::DirBuilder::new()
         .recursive(true)
