@@ -20,7 +20,7 @@ use super::{
     metrics_server::Target,
     notes::{self, Repaired},
     prober::Prober,
-    service_manager::{self, ServiceManager},
+    service_manager::ServiceManager,
     store_task::Job,
     world_task::Command,
 };
@@ -98,7 +98,7 @@ pub(super) struct MainLoop {
 }
 
 impl MainLoop {
-    pub(super) fn new(around: Around) -> Self {
+    pub(super) fn new(around: Around, manager: ServiceManager) -> Self {
         Self {
             machine: Machine::default(),
             around,
@@ -108,7 +108,7 @@ impl MainLoop {
             refreshes: Vec::new(),
             engines: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
-            manager: ServiceManager::default(),
+            manager,
             prober: None,
             overruns: 0,
             history_dropped: 0,
@@ -126,7 +126,7 @@ impl MainLoop {
     ) {
         self.start(in_force);
         let mut clock = interval_at(Instant::now() + clock::STORE_INTERVAL, clock::STORE_INTERVAL);
-        let watchdog = service_manager::watchdog();
+        let watchdog = self.manager.watchdog();
         let mut alive = interval_at(Instant::now(), watchdog.unwrap_or(clock::STORE_INTERVAL));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +155,7 @@ impl MainLoop {
                 () = due => self.event(Event::Tick),
                 _ = clock.tick() => self.job(Job::Clock(SystemTime::now())),
                 _ = alive.tick() => if watchdog.is_some() {
-                    service_manager::alive();
+                    self.manager.alive();
                 },
             }
         }

@@ -42,7 +42,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::handle::Handle;
+pub use self::{handle::Handle, service_manager::ServiceManager};
 use self::{in_force::InForce, main_loop::MainLoop};
 use crate::{
     assembly::{self, Announcements, Resolve, World},
@@ -91,6 +91,8 @@ pub struct Parts {
     pub credentials: Option<PathBuf>,
     /// Where metrics are served, whatever the document says.
     pub metrics: Option<SocketAddr>,
+    /// Who is told how the daemon is.
+    pub manager: ServiceManager,
 }
 
 /// A daemon that runs; it goes on until [`Self::stop`], or until it is dropped.
@@ -126,7 +128,7 @@ impl Daemon {
             Arc::clone(&handle) as Arc<dyn Service>,
             instruments.clone(),
         );
-        let main = MainLoop::new(main_loop::Around {
+        let around = main_loop::Around {
             commands,
             jobs,
             messages,
@@ -136,7 +138,8 @@ impl Daemon {
             instruments,
             target,
             metrics: parts.metrics,
-        });
+        };
+        let main = MainLoop::new(around, parts.manager);
         let main = tokio::spawn(main.run(in_force, received, messages_received, parts.announcements, stopped));
         Self {
             handle,
@@ -196,6 +199,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         store: Arc::clone(&store),
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         metrics: options.metrics,
+        manager: ServiceManager::of_this_process(),
     });
     let handle = daemon.handle();
     let (quit, quitting) = oneshot::channel::<()>();
@@ -219,7 +223,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             _ = hangup.recv() => handle.reload().await,
         }
     }
-    service_manager::stopping();
+    ServiceManager::of_this_process().stopping();
     drop(document);
     quit.send(()).ok();
     serving.await.ok();

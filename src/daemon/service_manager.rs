@@ -4,7 +4,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     os::{
         linux::net::SocketAddrExt,
@@ -20,18 +20,40 @@ use sd_notify::NotifyState;
 
 use crate::model::status::State;
 
-/// Says when the daemon is ready, and how it is.
+/// Says when the daemon is ready, how it is, and that it lives; by default to nobody.
 #[derive(Debug, Default)]
-pub(super) struct ServiceManager {
+pub struct ServiceManager {
+    socket: Option<OsString>,
+    /// After what silence it acts.
+    patience: Option<Duration>,
     ready: bool,
     told: Option<State>,
 }
 
 impl ServiceManager {
+    /// The one that started this process, if one did.
+    pub fn of_this_process() -> Self {
+        Self {
+            socket: env::var_os("NOTIFY_SOCKET"),
+            patience: sd_notify::watchdog_enabled(),
+            ..Self::default()
+        }
+    }
+
+    /// One that listens at `socket` and acts after a silence of `patience`.
+    #[cfg(test)]
+    pub(super) fn at(socket: impl Into<OsString>, patience: Duration) -> Self {
+        Self {
+            socket: Some(socket.into()),
+            patience: Some(patience),
+            ..Self::default()
+        }
+    }
+
     /// The world has been read, or an attempt to read it has failed: whoever waited for us may go on.
     pub(super) fn ready(&mut self) {
         if !self.ready {
-            self.ready = tell(&NotifyState::Ready);
+            self.ready = self.tell(&NotifyState::Ready);
         }
     }
 
@@ -48,42 +70,42 @@ impl ServiceManager {
             State::Drifted(reason) => format!("repairing: {reason}"),
             State::Blind(reason) => reason.clone(),
         };
-        if tell(&NotifyState::Status(&text)) {
+        if self.tell(&NotifyState::Status(&text)) {
             self.told = Some(state);
         }
     }
-}
 
-/// How often to say that the main loop turns: twice in the time after which the manager would act.
-pub(super) fn watchdog() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|interval| interval / 2)
-}
+    /// How often to say that the main loop turns: twice in the time after which the manager would act.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.patience.map(|patience| patience / 2)
+    }
 
-/// The main loop turns.
-pub(super) fn alive() {
-    tell(&NotifyState::Watchdog);
-}
+    /// The main loop turns. Only the loop itself may say so.
+    pub(super) fn alive(&self) {
+        self.tell(&NotifyState::Watchdog);
+    }
 
-/// The daemon is about to end.
-pub(super) fn stopping() {
-    tell(&NotifyState::Stopping);
-}
+    /// The daemon is about to end.
+    pub(super) fn stopping(&self) {
+        self.tell(&NotifyState::Stopping);
+    }
 
-/// Whether it was told, or there is nobody to tell.
-fn tell(state: &NotifyState<'_>) -> bool {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
-        return true;
-    };
-    match send(&path, &state.to_string()) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(%error, "the service manager cannot be told");
-            false
+    /// Whether it was told, or there is nobody to tell.
+    fn tell(&self, state: &NotifyState<'_>) -> bool {
+        let Some(path) = &self.socket else {
+            return true;
+        };
+        match send(path, &state.to_string()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "the service manager cannot be told");
+                false
+            }
         }
     }
 }
 
-fn send(path: &OsString, text: &str) -> io::Result<()> {
+fn send(path: &OsStr, text: &str) -> io::Result<()> {
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(path)?,

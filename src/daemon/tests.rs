@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    net::UnixDatagram,
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
-use super::{Daemon, Handle, Parts};
+use super::{Daemon, Handle, Parts, ServiceManager};
 use crate::{
     assembly::{Announced, Announcements, Engines, Resolve, World},
     fake,
@@ -85,6 +86,24 @@ impl Announcements for Ears {
     }
 }
 
+/// Keeps the thread that asks for news: the main loop stands still, and nothing else does.
+struct Stuck {
+    begin: Option<oneshot::Receiver<()>>,
+    end: std::sync::mpsc::Receiver<()>,
+}
+
+#[async_trait]
+impl Announcements for Stuck {
+    async fn next(&mut self) -> Announced {
+        if let Some(begin) = &mut self.begin {
+            begin.await.ok();
+            self.begin = None;
+            self.end.recv().ok();
+        }
+        std::future::pending().await
+    }
+}
+
 struct NoNames;
 
 #[async_trait]
@@ -103,22 +122,35 @@ struct Bench {
 
 impl Bench {
     fn start(directory: &Path, world: &fake::Shared) -> Self {
-        let gate = Arc::new(Semaphore::new(1));
         let (mouth, ears) = mpsc::channel(4);
+        Self {
+            mouth,
+            ..Self::watched(directory, world, Box::new(Ears(ears)), ServiceManager::default())
+        }
+    }
+
+    fn watched(
+        directory: &Path,
+        world: &fake::Shared,
+        announcements: Box<dyn Announcements>,
+        manager: ServiceManager,
+    ) -> Self {
+        let gate = Arc::new(Semaphore::new(1));
         let (store, _) = Store::open(directory, None).unwrap();
         let kernel = Gated(world.clone(), Arc::clone(&gate));
         let daemon = Daemon::start(Parts {
             world: World::new(Box::new(kernel), Box::new(NoEngines)),
-            announcements: Box::new(Ears(ears)),
+            announcements,
             resolver: Arc::new(NoNames),
             store: Arc::new(store),
             credentials: None,
             metrics: None,
+            manager,
         });
         Self {
             world: world.clone(),
             gate,
-            mouth,
+            mouth: mpsc::channel(1).0,
             daemon,
         }
     }
@@ -380,4 +412,40 @@ async fn a_store_that_cannot_be_written_fails_the_apply_and_nothing_else() {
     let status = bench.until(|status| status.state == State::InSync).await;
     assert_eq!(status.tunnels[0].addresses, ["10.0.0.1/30"]);
     assert!(!status.store.trouble.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_main_loop_that_stands_still_is_not_said_to_be_alive() {
+    const PATIENCE_OF_MANAGER: Duration = Duration::from_millis(40);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let (begin, begun) = oneshot::channel();
+    let (end, ended) = std::sync::mpsc::channel();
+    let stuck = Stuck {
+        begin: Some(begun),
+        end: ended,
+    };
+    let told = ServiceManager::at(&path, PATIENCE_OF_MANAGER);
+    let bench = Bench::watched(&directory.path().join("state"), &world(), Box::new(stuck), told);
+    let alive = async || {
+        let mut message = [0; 256];
+        loop {
+            let length = manager.recv(&mut message).await.unwrap();
+            if message[..length].starts_with(b"WATCHDOG=1") {
+                return;
+            }
+        }
+    };
+    for _ in 0..3 {
+        timeout(PATIENCE, alive()).await.expect("it lives");
+    }
+    begin.send(()).unwrap();
+    // What was said before is heard first. Silence shows only in that nothing comes for long enough.
+    let silence = async { while timeout(PATIENCE_OF_MANAGER * 10, alive()).await.is_ok() {} };
+    timeout(PATIENCE, silence).await.expect("it falls silent");
+    // All the while the others go on: the store answers, the runtime's clock has just ended the wait.
+    assert_eq!(bench.service().history(1).await.unwrap(), []);
+    end.send(()).unwrap();
+    timeout(PATIENCE, alive()).await.expect("it lives again");
 }

@@ -2,6 +2,8 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
+mod core_dumps;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;
@@ -26,6 +28,8 @@ mod nftables;
 mod privileges;
 #[cfg(test)]
 mod product;
+#[cfg(test)]
+mod roles;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]

@@ -97,24 +97,34 @@ impl Engine {
 }
 
 /// A namespace in which an unprivileged user may make engines as the unit lets it.
-fn for_nobody() -> Namespace {
+pub(crate) fn for_user(uid: u32) -> Namespace {
     let namespace = Namespace::new();
     // Debian gives everybody the TUN device; a machine that does not is not what this is about.
     let line = format!(
-        "chown {NOBODY}:{NOBODY} /run/wireguard && chmod 700 /run/wireguard && mkdir /run/dev && \
+        "chown {uid}:{uid} /run/wireguard && chmod 700 /run/wireguard && mkdir /run/dev && \
          mknod -m 666 /run/dev/tun c 10 200 && mount --bind /run/dev/tun /dev/net/tun"
     );
     namespace.run(["sh", "-c", &line]);
     namespace
 }
 
-/// The words that start a program as the unit does, with these capabilities.
-fn as_nobody(capabilities: &[&str]) -> String {
+/// The words that start a program as the unit does: as a user, in more groups, with these capabilities.
+pub(crate) fn as_user(uid: u32, groups: &[u32], capabilities: &[&str]) -> String {
     let listed: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+    let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
+    let groups = match groups.join(",") {
+        none if none.is_empty() => "--clear-groups".to_owned(),
+        some => format!("--groups {some}"),
+    };
     format!(
-        "setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --bounding-set -all{listed} --inh-caps -all{listed} \
+        "setpriv --reuid {uid} --regid {uid} {groups} --bounding-set -all{listed} --inh-caps -all{listed} \
          --ambient-caps -all{listed} --"
     )
+}
+
+/// The same for a user that the database does not know.
+fn as_nobody(capabilities: &[&str]) -> String {
+    as_user(NOBODY, &[], capabilities)
 }
 
 #[test]
@@ -148,7 +158,7 @@ fn an_engine_of_root_keeps_two_capabilities_and_they_are_enough() {
 #[test]
 fn an_engine_of_the_unit_keeps_no_more() {
     let held = ["net_admin", "net_raw", "net_bind_service"];
-    let engine = Engine::start(for_nobody(), &as_nobody(&held));
+    let engine = Engine::start(for_user(NOBODY), &as_nobody(&held));
     // To take something out of the bounding set takes a capability more; nothing can be won from it without root.
     let expected = [KEPT, KEPT, KEPT, KEPT, KEPT | NET_ADMIN];
     for sets in engine.sets() {
@@ -166,7 +176,7 @@ fn an_engine_of_the_unit_keeps_no_more() {
 
 #[test]
 fn an_engine_that_could_not_mark_otherwise_keeps_what_it_needs() {
-    let engine = Engine::start(for_nobody(), &as_nobody(&["net_admin", "sys_time"]));
+    let engine = Engine::start(for_user(NOBODY), &as_nobody(&["net_admin", "sys_time"]));
     for sets in engine.sets() {
         assert_eq!(sets[..4], [NET_ADMIN; 4]);
     }
@@ -195,7 +205,7 @@ fn the_first_port_has_a_large_receive_buffer_whatever_the_limit_is() {
 
 #[test]
 fn an_engine_does_not_mind_what_happens_beside_its_socket() {
-    let namespace = for_nobody();
+    let namespace = for_user(NOBODY);
     // Root without capabilities cannot look into the folder of another user.
     let engine = Engine::start(namespace, "");
     engine.namespace.run([
@@ -212,7 +222,7 @@ fn an_engine_does_not_mind_what_happens_beside_its_socket() {
 
 #[test]
 fn an_unprivileged_daemon_does_the_main_job_and_adopts_it() {
-    let (left, right) = (Appliance::of(for_nobody()), Appliance::new());
+    let (left, right) = (Appliance::of(for_user(NOBODY)), Appliance::new());
     cable(&left, &right);
     let documents = everything(&keys(&left, &right));
     let program = format!("{} {}", as_nobody(&["net_admin"]), executable());
@@ -225,6 +235,25 @@ fn an_unprivileged_daemon_does_the_main_job_and_adopts_it() {
     left.namespace.run(["chown", &NOBODY.to_string(), "/run/wg0.key"]);
     tunnel(&left, &right, &documents);
     assert_everything(&left);
+    // Directories 0700, files and sockets 0600, but for the way to the control socket.
+    let directories = ["/run/state", "/run/tunneld", "/run/wireguard"];
+    let words = ["find"].iter().chain(&directories).chain(&["-printf", "%y %m %p\\n"]);
+    let found = left.namespace.run(words);
+    for wanted in [
+        "f 600 /run/state/export.json",
+        "f 600 /run/tunneld/tunneld.pid",
+        "s 600 /run/wireguard/wg0.sock",
+    ] {
+        assert!(found.lines().any(|line| line == wanted), "no {wanted}: {found}");
+    }
+    let open = found
+        .lines()
+        .filter(|line| !["d 700 ", "f 600 ", "s 600 "].iter().any(|mode| line.starts_with(mode)));
+    assert_eq!(
+        open.collect::<Vec<_>>(),
+        ["d 711 /run/tunneld", "s 660 /run/tunneld/control.sock"],
+        "{found}"
+    );
     let pid = left.status()["pid"].to_string();
     let status = left.namespace.run(["cat", &format!("/proc/{pid}/status")]);
     assert!(

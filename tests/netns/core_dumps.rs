@@ -1,0 +1,118 @@
+//! Keys in core dumps: there are none, and a test that could not find them would not count.
+
+use std::fs;
+
+use tunneld::model::types::Secret;
+
+use crate::{
+    appliance::{Appliance, Side},
+    harness::{Namespace, executable},
+};
+
+/// Where cores are written.
+const CORES: &str = "/run/cores";
+
+/// Has a process dump its core and end; what was written. The kernel does so itself, unless the machine hands cores
+/// to a program: then gdb(1) does, which obeys the same filter.
+fn core_of(namespace: &Namespace, pid: &str) -> Vec<u8> {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if pattern.starts_with(['|', '/']) {
+        namespace.run(["gcore", "-o", &format!("{CORES}/core"), pid]);
+        namespace.run(["kill", "-9", pid]);
+    } else {
+        namespace.run(["kill", "-ABRT", pid]);
+    }
+    namespace.until("it has ended", || {
+        !namespace
+            .try_run(["test", "-e", &format!("/proc/{pid}")])
+            .status
+            .success()
+    });
+    let core = namespace
+        .command(["sh", "-c", &format!("cat {CORES}/*; rm {CORES}/*")])
+        .output()
+        .unwrap();
+    assert!(
+        core.status.success(),
+        "no core was dumped: {}",
+        String::from_utf8_lossy(&core.stderr)
+    );
+    assert!(
+        core.stdout.starts_with(b"\x7fELF"),
+        "{} bytes that are no core",
+        core.stdout.len()
+    );
+    core.stdout
+}
+
+/// The words that start a program so that it may dump its core.
+fn dumping() -> String {
+    format!("env -C {CORES} prlimit --core=unlimited {}", executable())
+}
+
+/// Whether a key is in there: its bytes, as base64 or in hexadecimal digits.
+fn holds(core: &[u8], key: &str) -> bool {
+    let bytes = *Secret::from_base64(key).unwrap().expose();
+    let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    // The last character stands for four bits alone.
+    let text = &key.as_bytes()[..42];
+    [&bytes[..], text, hexadecimal.as_bytes()]
+        .iter()
+        .any(|form| core.windows(form.len()).any(|window| window == *form))
+}
+
+/// What a process would leave out without us (`core(5)`).
+fn filter_as_usual(namespace: &Namespace, pid: &str) {
+    namespace.run(["sh", "-c", &format!("echo 0x33 > /proc/{pid}/coredump_filter")]);
+}
+
+#[test]
+fn the_daemon_s_core_holds_no_key_and_would() {
+    let appliance = Appliance::idle();
+    appliance.namespace.run(["mkdir", CORES]);
+    let (private, public) = appliance.key("/run/wg0.key");
+    let preshared = appliance.namespace.run(["wg", "genpsk"]).trim().to_owned();
+    appliance.write("/run/psk", &preshared);
+    // It is its own peer's key that matters here, and any will do.
+    let document = Side::left(&public.replace(&public[..2], "aa")).document() + "preshared-key-file = \"/run/psk\"\n";
+    for usual in [false, true] {
+        appliance.start(&dumping());
+        appliance.apply(&document);
+        let pid = appliance.status()["pid"].to_string();
+        if usual {
+            filter_as_usual(&appliance.namespace, &pid);
+        }
+        let core = core_of(&appliance.namespace, &pid);
+        for key in [&private, &preshared] {
+            assert_eq!(holds(&core, key), usual, "in a core of {} bytes", core.len());
+        }
+    }
+}
+
+#[test]
+fn an_engine_s_core_holds_no_key_and_would() {
+    let namespace = Namespace::new();
+    namespace.run(["mkdir", CORES]);
+    let private = namespace
+        .run(["sh", "-c", "umask 077; wg genkey | tee /run/key"])
+        .trim()
+        .to_owned();
+    for usual in [false, true] {
+        let line = format!("exec {} engine wg0 --foreground", dumping());
+        let mut engine = namespace.spawn(["sh", "-c", &line]);
+        namespace.until("the engine answers", || {
+            namespace.try_run(["wg", "show", "wg0"]).status.success()
+        });
+        namespace.run(["wg", "set", "wg0", "private-key", "/run/key"]);
+        let pid = namespace
+            .run(["pgrep", "-f", "[e]ngine wg0 --foreground"])
+            .trim()
+            .to_owned();
+        if usual {
+            filter_as_usual(&namespace, &pid);
+        }
+        let core = core_of(&namespace, &pid);
+        assert_eq!(holds(&core, &private), usual, "in a core of {} bytes", core.len());
+        engine.wait().unwrap();
+    }
+}
