@@ -4,14 +4,17 @@
 use std::{
     cell::RefCell,
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     os::unix::net::UnixDatagram,
     process::{Child, Output, Stdio},
 };
 
 use serde_json::Value;
 
-use crate::harness::{Namespace, PATIENCE, executable};
+use crate::harness::{
+    Namespace, PATIENCE, executable,
+    stream::{self, Stream},
+};
 
 const SOCKET: &str = "/run/tunneld/control.sock";
 const NOTIFY: &str = "/run/notify";
@@ -160,36 +163,16 @@ impl Appliance {
         (private.trim().to_owned(), public.trim().to_owned())
     }
 
-    /// Starts a paced stream that takes some seconds.
-    pub(crate) fn stream(&self, target: &str, seconds: u32) -> Stream {
-        let packets = seconds * 100;
-        let count = packets.to_string();
-        let words = ["ping", "-n", "-q", "-i", "0.01", "-c", &count, "-W", "2", target];
-        let ping = self.namespace.command(words).stdout(Stdio::piped()).spawn().unwrap();
-        Stream { ping, packets }
-    }
-
     /// Whether one ping is answered in time.
     pub(crate) fn pings(&self, address: &str) -> bool {
         self.namespace.pings(address.parse::<IpAddr>().unwrap(), PATIENCE)
     }
 }
 
-/// 100 packets a second, and each is answered.
-pub(crate) struct Stream {
-    ping: Child,
-    packets: u32,
-}
-
-impl Stream {
-    /// Waits for the end; the test fails if a packet was lost.
-    pub(crate) fn assert_whole(self) {
-        let printed = String::from_utf8(self.ping.wait_with_output().unwrap().stdout).unwrap();
-        let line = printed.lines().find(|line| line.contains("packets transmitted"));
-        let numbers = line.unwrap_or_else(|| panic!("{printed}")).split(' ');
-        let numbers: Vec<u32> = numbers.filter_map(|word| word.parse().ok()).take(2).collect();
-        assert_eq!(numbers, [self.packets; 2], "{printed}");
-    }
+/// Streams through the tunnel between two, in both directions.
+pub(crate) fn streams(left: &Appliance, right: &Appliance) -> [Stream; 2] {
+    let bind = |side: &Appliance, address: &str| side.namespace.enter(|| UdpSocket::bind(address).unwrap());
+    stream::both_ways(|address| bind(left, address), |address| bind(right, address))
 }
 
 /// Two appliances with a cable between them: 192.0.2.1 and fd00:2::1 on the left, .2 and ::2 on the right.

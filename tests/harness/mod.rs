@@ -5,6 +5,7 @@
 //! nothing is left behind, not even by a test runner that was killed.
 
 pub(crate) mod appliance;
+pub(crate) mod stream;
 
 use std::{
     ffi::OsStr,

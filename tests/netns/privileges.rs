@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 
 use crate::{
-    appliance::{Appliance, Stream, assert_everything, cable, everything, keys, tunnel},
-    harness::{Namespace, executable},
+    appliance::{Appliance, assert_everything, cable, everything, keys, streams, tunnel},
+    harness::{Namespace, executable, stream::Stream},
 };
 
 /// Bits of `capabilities(7)`.
@@ -263,7 +263,7 @@ fn an_unprivileged_daemon_does_the_main_job_and_adopts_it() {
     for field in ["CapEff", "CapPrm", "CapBnd"] {
         assert_eq!(set(&status, field), NET_ADMIN, "{field}");
     }
-    let streams = [left.stream("20.20.20.20", 4), right.stream("10.10.10.1", 4)];
+    let streams = streams(&left, &right);
     left.kill(&pid);
     left.start(&program);
     left.end("-TERM");

@@ -5,8 +5,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::{
-    appliance::{Appliance, Side, Stream, cabled, keys, tunnelled, tunnelled_by},
-    harness::{PATIENCE, executable},
+    appliance::{Appliance, Side, cabled, keys, streams, tunnelled, tunnelled_by},
+    harness::{PATIENCE, executable, stream::Stream},
 };
 
 #[test]
@@ -35,7 +35,7 @@ fn a_document_becomes_a_tunnel_that_carries_both_families() {
 #[test]
 fn killing_restarting_and_replacing_the_daemon_loses_no_packet() {
     let (left, right, documents) = tunnelled();
-    let streams = [left.stream("20.20.20.20", 8), right.stream("10.10.10.1", 8)];
+    let streams = streams(&left, &right);
     let engines = left.namespace.run(["pidof", "tunneld"]).split_whitespace().count();
     left.end("-9");
     left.start(executable());

@@ -1,7 +1,8 @@
 //! The units of `board/` under a real systemd.
 
 use crate::{
-    appliance::{Appliance, Side, Stream, assert_everything, cable, everything, keys, tunnel},
+    appliance::{Appliance, Side, assert_everything, cable, everything, keys, streams, tunnel},
+    harness::stream::Stream,
     machine::Machine,
     privileges::{KEPT, NET_ADMIN, set},
 };
@@ -71,7 +72,7 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
     }
     assert!(machine.process(&engine, "cgroup").contains("/tunneld-engine@"));
 
-    let streams = [left.stream("20.20.20.20", 6), right.stream("10.10.10.1", 6)];
+    let streams = streams(&left, &right);
     machine.systemctl("restart tunneld");
     left.namespace.run(["kill", "-9", &machine.daemon()]);
     machine.systemctl("restart tunneld-engine.socket");

@@ -5,8 +5,9 @@
 use std::{
     fs,
     io::Write,
+    net::UdpSocket,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,10 @@ use serde_json::Value;
 
 use crate::{
     appliance::{Appliance, Side},
-    harness::{PATIENCE, executable},
+    harness::{
+        PATIENCE, executable,
+        stream::{Stream, both_ways},
+    },
 };
 
 const KEY: &str = "/etc/tunneld/wg0.key";
@@ -144,38 +148,6 @@ fn tunnelled(backend: &str) -> Appliance {
     far
 }
 
-/// 100 packets a second in both directions while something happens, and none of them lost.
-struct Stream([Child; 2]);
-
-impl Stream {
-    const PACKETS: u32 = 1500;
-
-    fn start(far: &Appliance) -> Self {
-        let count = Self::PACKETS.to_string();
-        let words = |target| ["ping", "-n", "-q", "-i", "0.01", "-c", &count, "-W", "5", target].map(str::to_owned);
-        let there = Command::new("ping")
-            .args(&words("20.20.20.20")[1..])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let back = far
-            .namespace
-            .command(words("10.10.10.1"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self([there, back])
-    }
-
-    fn is_whole(self) {
-        for child in self.0 {
-            let printed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-            let whole = format!("{0} packets transmitted, {0} received", Self::PACKETS);
-            assert!(printed.contains(&whole), "{printed}\n{}", journal());
-        }
-    }
-}
-
 /// Waits until another process is the service's, and says that all is well.
 fn restarted(before: &str) {
     until("the service is back", Duration::from_secs(60), || {
@@ -244,7 +216,8 @@ fn an_engine_is_a_service_of_its_own_with_less() {
 fn restarts_upgrades_kills_and_an_empty_memory_lose_no_packet() {
     for backend in ["kernel", "userspace"] {
         let far = tunnelled(backend);
-        let stream = Stream::start(&far);
+        let bind = |address: &str| UdpSocket::bind(address).unwrap();
+        let streams = both_ways(bind, |address| far.namespace.enter(|| bind(address)));
         let mut before = pid();
         let mut then = |what: &str, done: &dyn Fn(&str)| {
             done(&before);
@@ -265,7 +238,7 @@ fn restarts_upgrades_kills_and_an_empty_memory_lose_no_packet() {
             fs::write(format!("/proc/{pid}/oom_score_adj"), "1000").unwrap();
             fs::write("/proc/sysrq-trigger", "f").unwrap();
         });
-        stream.is_whole();
+        streams.into_iter().for_each(Stream::assert_whole);
         let kills = shell("journalctl -k -o cat | grep -c 'Killed process.*tunneld' || true");
         assert_ne!(kills.trim(), "0", "the kernel killed it");
     }
