@@ -72,7 +72,7 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
     }
     assert!(machine.process(&engine, "cgroup").contains("/tunneld-engine@"));
 
-    let streams = streams(&left, &right);
+    let streams = streams(left, &right);
     machine.systemctl("restart tunneld");
     left.namespace.run(["kill", "-9", &machine.daemon()]);
     machine.systemctl("restart tunneld-engine.socket");
