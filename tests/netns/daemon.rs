@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
     sync::{Arc, Mutex},
     thread,
+    time::Instant,
 };
 
 use hickory_resolver::proto::{
@@ -14,7 +15,7 @@ use hickory_resolver::proto::{
 };
 
 use crate::{
-    appliance::{Appliance, Side, cabled},
+    appliance::{Appliance, Side, cable, cabled, keys},
     harness::executable,
 };
 
@@ -143,13 +144,7 @@ fn an_endpoint_follows_its_name() {
     let (left, right) = cabled();
     let peer = right.key("/run/wg0.key").1;
     left.key("/run/wg0.key");
-    let address: Arc<Mutex<IpAddr>> = Arc::new(Mutex::new("192.0.2.2".parse().unwrap()));
-    let server = left.namespace.enter(|| UdpSocket::bind("127.0.0.1:53").unwrap());
-    let known = Arc::clone(&address);
-    thread::spawn(move || answer(&server, &known));
-    left.write("/run/resolv.conf", "nameserver 127.0.0.1\n");
-    left.namespace
-        .run(["mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf"]);
+    let address = name_server(&left, 1);
     let side = Side::left(&peer).head("appliance.reconcile-interval = 0");
     left.apply(&side.document().replace("192.0.2.2:", "vpn.example.net:"));
     let goes_to = |wanted: &str| {
@@ -162,8 +157,118 @@ fn an_endpoint_follows_its_name() {
     assert_eq!(left.status()["repairs"], serde_json::json!({}), "this was no drift");
 }
 
-/// Answers every question for an address with the one that is known, for a second.
-fn answer(server: &UdpSocket, known: &Mutex<IpAddr>) {
+#[test]
+fn a_name_that_nobody_answers_for_holds_up_nothing() {
+    let (left, right) = cabled();
+    let keys = keys(&left, &right);
+    // Packets to this server vanish: each question takes its five seconds.
+    left.write("/run/resolv.conf", "nameserver 192.0.2.99\n");
+    left.namespace
+        .run(["mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf"]);
+    let slow: String = (1..30)
+        .map(|number| {
+            format!(
+                "[[wireguard]]\nname = \"wg{number}\"\n[[wireguard.peers]]\npublic-key = \"{}\"\n\
+                 endpoint = \"n{number}.example.net:51820\"\n",
+                keys[1]
+            )
+        })
+        .collect();
+    let head = "appliance.reconcile-interval = 0\nroute = [{ to = \"30.0.0.0/24\", via = \"192.0.2.2\" }]";
+    let document = Side::left(&keys[1]).head(head).document() + &slow;
+    right.apply(&Side::right(&keys[0]).document());
+    let began = Instant::now();
+    left.apply(&document);
+    assert!(left.pings("10.10.10.2"));
+    left.namespace.ip("route del 30.0.0.0/24");
+    left.namespace.until("the route is back", || {
+        !left
+            .namespace
+            .ip_json("route show 30.0.0.0/24")
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
+    assert_eq!(left.status()["tunnels"][1]["state"]["is"], "endpoint-unresolved");
+    // Thirty engines take their time on a slow machine; thirty names would take more than two minutes.
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_others_do_to_a_peer_is_found_at_the_interval() {
+    let (left, right) = cabled();
+    let keys = keys(&left, &right);
+    left.apply(&Side::left(&keys[1]).head("appliance.reconcile-interval = 1").document());
+    for (round, change) in ["remove", "persistent-keepalive 7 allowed-ips 10.66.0.0/16"]
+        .iter()
+        .enumerate()
+    {
+        let words: Vec<&str> = ["wg", "set", "wg0", "peer", &keys[1]]
+            .into_iter()
+            .chain(change.split(' '))
+            .collect();
+        left.namespace.run(words);
+        left.namespace.until(change, || {
+            let shown = left.namespace.run(["wg", "show", "wg0", "dump"]);
+            shown.contains("10.10.10.2/32") && !shown.contains("10.66") && shown.trim_end().ends_with("off")
+        });
+        let repairs = left.status()["repairs"]["configure-wireguard"].as_u64();
+        assert_eq!(repairs, Some(round as u64 + 1), "{change}");
+    }
+}
+
+#[test]
+fn a_read_only_disk_fails_the_apply_and_its_export_serves_the_next_start() {
+    let (left, right) = (Appliance::idle(), Appliance::new());
+    cable(&left, &right);
+    left.namespace.run(["mkdir", "/run/state"]);
+    left.namespace
+        .run(["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", "/run/state"]);
+    left.start(executable());
+    let keys = keys(&left, &right);
+    let document = Side::left(&keys[1]).document();
+    left.apply(&document);
+    right.apply(&Side::right(&keys[0]).document());
+    assert!(left.pings("10.10.10.2"));
+    let remount = |mode: &str| {
+        left.namespace
+            .run(["mount", "-o", &format!("remount,{mode}"), "/run/state"])
+    };
+    left.end("-9");
+    remount("ro");
+    left.start(executable());
+    assert_eq!(left.plan(&document), Vec::<String>::new(), "what is in force is known");
+    assert!(left.pings("10.10.10.2"), "the tunnel stays");
+    let trouble = left.status()["store"]["trouble"].as_str().unwrap().to_owned();
+    assert!(trouble.contains("Read-only file system"), "{trouble}");
+    let refused = left.try_tunneld(&["apply", "-"], "version = 1\n");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(7), "{said}");
+    assert!(
+        said.contains("Read-only file system") && said.trim().lines().count() == 1,
+        "{said}"
+    );
+    assert!(left.pings("10.10.10.2"), "nothing was changed");
+    remount("rw");
+    left.apply("version = 1\n");
+    assert_eq!(left.status()["store"]["trouble"], "");
+}
+
+/// A name server of the appliance's own that answers every question for an address with the one that is known,
+/// 192.0.2.2 at first, to be believed for so many seconds.
+pub(super) fn name_server(appliance: &Appliance, ttl: u32) -> Arc<Mutex<IpAddr>> {
+    let address: Arc<Mutex<IpAddr>> = Arc::new(Mutex::new("192.0.2.2".parse().unwrap()));
+    let server = appliance.namespace.enter(|| UdpSocket::bind("127.0.0.1:53").unwrap());
+    let known = Arc::clone(&address);
+    thread::spawn(move || answer(&server, &known, ttl));
+    appliance.write("/run/resolv.conf", "nameserver 127.0.0.1\n");
+    appliance
+        .namespace
+        .run(["mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf"]);
+    address
+}
+
+fn answer(server: &UdpSocket, known: &Mutex<IpAddr>, ttl: u32) {
     let mut buffer = [0; 4096];
     while let Ok((length, from)) = server.recv_from(&mut buffer) {
         let question = Message::from_vec(&buffer[..length]).unwrap();
@@ -172,7 +277,7 @@ fn answer(server: &UdpSocket, known: &Mutex<IpAddr>) {
         answer.set_id(question.id()).set_message_type(MessageType::Response);
         if query.query_type() == RecordType::A {
             let data = RData::from(*known.lock().unwrap());
-            answer.add_answer(Record::from_rdata(query.name().clone(), 1, data));
+            answer.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
         }
         answer.add_query(query);
         server.send_to(&answer.to_vec().unwrap(), from).unwrap();

@@ -1,7 +1,10 @@
 //! A clock that is set under a running daemon. The machine's own stays as it is: what a process of the test reads
 //! comes from libfaketime, and the daemon may not set the clock. `tests/vm/clock.rs` sets a real one.
 
-use crate::appliance::{Appliance, Side, cabled, keys};
+use crate::{
+    appliance::{Appliance, Side, cable, cabled, keys},
+    daemon::name_server,
+};
 
 /// The test's own clock as an offset from the right one (faketime(1)).
 const CLOCK: &str = "/run/clock";
@@ -91,4 +94,36 @@ fn the_clock_s_floor_is_of_an_earlier_boot() {
         .parse()
         .unwrap();
     assert!((864_000..=865_000).contains(&behind), "{line}");
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_looked_up_before_its_name_s_time_is_over() {
+    let (left, right) = (Appliance::idle(), Appliance::new());
+    cable(&left, &right);
+    set_clock(&left, "+0");
+    start(&left);
+    let address = name_server(&left, 3_600);
+    let keys = keys(&left, &right);
+    let document = Side::left(&keys[1]).head("appliance.reconcile-interval = 0").document();
+    left.apply(&document.replace("192.0.2.2:", "vpn.example.net:"));
+    right.apply(&Side::right(&keys[0]).document());
+    left.namespace.until("the handshake shows", || {
+        left.pings("10.10.10.2") && left.status()["tunnels"][0]["state"]["is"] == "up"
+    });
+    let goes_to = |wanted: &str| {
+        let shown = left.namespace.run(["wg", "show", "wg0", "endpoints"]);
+        shown.contains(&format!("{wanted}:51820"))
+    };
+    right.namespace.ip("addr del 192.0.2.2/24 dev eth0");
+    right.namespace.ip("addr add 192.0.2.3/24 dev eth0");
+    *address.lock().unwrap() = "192.0.2.3".parse().unwrap();
+    left.status();
+    assert!(goes_to("192.0.2.2"), "the answer is good for an hour");
+    // The handshake is older than a peer that lives lets it become.
+    set_clock(&left, "+140s");
+    left.namespace.until("the endpoint has moved", || {
+        left.status();
+        goes_to("192.0.2.3")
+    });
+    assert!(left.pings("10.10.10.2"), "{}", left.log());
 }

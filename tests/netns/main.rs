@@ -8,6 +8,8 @@ mod daemon;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod engine;
 #[cfg(test)]
 mod engine_port;
