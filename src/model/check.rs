@@ -4,6 +4,7 @@
 //! well-formed is resolved. An error's place is found through the tree, so that nothing after it needs to
 //! know about text.
 
+mod elsewhere;
 mod json;
 mod position;
 #[cfg(test)]

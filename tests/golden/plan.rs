@@ -7,11 +7,12 @@
 //! to do and every foreign object as it was.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-use tunneld::model::plan::Plan;
+use tunneld::model::{plan::Plan, reconcile::subject};
 
 use super::scene::{Scene, foreign_objects};
 
@@ -71,12 +72,14 @@ fn every_world_gets_exactly_its_plan() {
     assert!(cases.len() >= 60, "{} cases", cases.len());
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = String::new();
+    let mut kinds = BTreeSet::new();
     for case in cases {
         let name = case.file_name().unwrap().to_string_lossy().into_owned();
         let mut scene = Scene::read(&case);
         let desired = scene.document("document.toml");
         let plan = scene.plan(&desired);
         let found = text(&plan);
+        kinds.extend(plan.operations.iter().map(subject::kind));
         let file = case.join("plan.txt");
         if update {
             fs::write(&file, &found).unwrap();
@@ -102,4 +105,16 @@ fn every_world_gets_exactly_its_plan() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(kinds, every_kind(), "a kind of operation is in no plan");
+}
+
+/// The kinds of operations there are, from the only place that knows them all.
+fn every_kind() -> BTreeSet<&'static str> {
+    let source = include_str!("../../src/model/reconcile/subject.rs");
+    let kinds = source.lines().filter(|line| line.trim().starts_with("Operation::"));
+    let kinds: BTreeSet<_> = kinds
+        .filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","))
+        .collect();
+    assert!(kinds.len() >= 14, "{kinds:?}");
+    kinds
 }

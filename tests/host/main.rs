@@ -1,10 +1,14 @@
-//! Tests that need no namespace: the store and the control socket. They need root: strangers are made of it,
-//! and small disks.
+//! Tests that need no namespace: the store, the control socket, the command line, the test runner. They need root:
+//! strangers are made of it, and small disks.
 
+#[cfg(test)]
+mod cli;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
 mod disks;
+#[cfg(test)]
+mod runner;
 #[cfg(test)]
 mod service;
 #[cfg(test)]

@@ -31,6 +31,8 @@ mod privileges;
 #[cfg(test)]
 mod product;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod roles;
 #[cfg(test)]
 mod systemd;

@@ -8,6 +8,7 @@ use tunneld::{
     model::{
         check::validate,
         document::Family,
+        service::FailureKind,
         status::{PeerStatus, Revision, RouteCount, Status, Tunnel, TunnelState},
     },
 };
@@ -158,4 +159,32 @@ fn nothing_names_a_path_of_one_machine() {
         .output()
         .unwrap();
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn every_way_to_fail_is_listed_with_its_exit_code_in_the_page_and_in_the_help() {
+    let page = read("docs/control.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.matches('|').count() == 5)
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+        .collect();
+    let mut codes: Vec<u8> = rows
+        .iter()
+        .filter_map(|row| {
+            let kind: FailureKind = serde_json::from_value(row[1].into()).ok()?;
+            let code = row[3].parse().unwrap();
+            assert_eq!(kind.exit_code(), code, "{}", row[1]);
+            Some(code)
+        })
+        .collect();
+    codes.sort_unstable();
+    assert_eq!(codes, (1..=10).collect::<Vec<u8>>());
+    let help = read("src/cli/mod.rs");
+    for code in 0..=10 {
+        assert!(
+            help.contains(&format!("  {code} ")),
+            "--help does not say what {code} is"
+        );
+    }
 }

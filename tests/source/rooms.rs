@@ -194,3 +194,34 @@ fn the_reader_of_imports_sees_every_form() {
     let want: BTreeSet<String> = ["model", "control", "store", "kernel"].map(String::from).into();
     assert_eq!(imports(code), want);
 }
+
+#[test]
+fn no_file_is_longer_than_one_can_keep_in_mind() {
+    const MOST: usize = 400;
+    let long: Vec<String> = all_files()
+        .into_iter()
+        .map(|path| (fs::read_to_string(&path).unwrap(), path))
+        .map(|(text, path)| (text.lines().filter(|line| !line.trim().is_empty()).count(), path))
+        .filter(|(lines, _)| *lines > MOST)
+        .map(|(lines, path)| format!("{}: {lines}", path.display()))
+        .collect();
+    assert!(long.is_empty(), "split by meaning: {long:?}");
+}
+
+/// Every source file, tests too.
+fn all_files() -> Vec<PathBuf> {
+    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = Vec::new();
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() > 100);
+    files
+}

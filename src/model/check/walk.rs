@@ -8,6 +8,7 @@ use super::{
         types::{InterfaceName, PublicKey},
     },
     Found, MAX_ERRORS, Sort,
+    elsewhere::{absent, synonym},
     shape::{Kind, PUBLIC_KEY, Shape, Table},
     shown::{nearest, shown, shown_key},
     tree::{Entry, Item, Node, Value},
@@ -109,14 +110,23 @@ impl Walk<'_> {
         let known = table.fields.keys().map(String::as_str);
         // Nobody reads the thousandth error; looking for its nearest key would cost more than all the rest.
         let near = Some(name).filter(|_| self.found.len() < MAX_ERRORS);
-        let fix = near.and_then(|name| nearest(name, known.clone())).map_or_else(
-            || format!("remove it; known here: {}", known.collect::<Vec<_>>().join(", ")),
-            |near| format!("did you mean {near}?"),
-        );
+        let synonym = synonym(name).filter(|here| table.fields.contains_key(*here));
+        let near = synonym.or_else(|| near.and_then(|name| nearest(name, known.clone())));
+        let (reason, fix) = match (near, absent(name)) {
+            (Some(near), _) => ("this key is unknown", format!("did you mean {near}?")),
+            (None, Some((reason, fix))) => (reason, fix.to_owned()),
+            (None, None) => {
+                let known: Vec<_> = known.collect();
+                (
+                    "this key is unknown",
+                    format!("remove it; known here: {}", known.join(", ")),
+                )
+            }
+        };
         self.path.push(Segment::Key(Cow::Owned(shown_key(name))));
         self.found.push(Found {
             sort: Sort::Key,
-            ..Found::new(entry.key.start, self.path.clone(), "this key is unknown", fix)
+            ..Found::new(entry.key.start, self.path.clone(), reason, fix)
         });
         self.path.pop();
     }
