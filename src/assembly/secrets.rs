@@ -63,7 +63,7 @@ pub fn read(desired: &Desired, keys: &dyn Keys, credentials: Option<&Path>, miss
             PrivateKeySource::File(path) => key_file(path, Guarded::ByMode),
             PrivateKeySource::Credential(credential) => self::credential(credentials, credential),
             PrivateKeySource::Generated(kept_as) => match keys.generated(kept_as) {
-                Some(key) => Ok(Secret::from_bytes(*key.expose())),
+                Some(key) => Ok(Secret::made(|room| *room = *key.expose())),
                 None => generate(kept_as, keys, missing).inspect(|_| {
                     secrets.made.insert(name.clone());
                 }),
@@ -190,11 +190,10 @@ fn text(file: File) -> io::Result<Zeroizing<String>> {
 }
 
 fn generate(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<Secret, String> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    OsRng
-        .try_fill_bytes(&mut *bytes)
-        .map_err(|error| format!("generate a key: {error}"))?;
-    let secret = clamped(&Secret::from_bytes(*bytes));
+    let mut filled = Ok(());
+    let random = Secret::made(|room| filled = OsRng.try_fill_bytes(room));
+    filled.map_err(|error| format!("generate a key: {error}"))?;
+    let secret = clamped(&random);
     if missing == Missing::Make {
         keys.keep(name, &PrivateKey::new(secret.clone()))?;
     }
@@ -203,11 +202,12 @@ fn generate(name: &InterfaceName, keys: &dyn Keys, missing: Missing) -> Result<S
 
 /// As the kernel keeps it (`curve25519_clamp_secret`), so that what is read back equals what was written.
 fn clamped(secret: &Secret) -> Secret {
-    let mut bytes = Zeroizing::new(*secret.expose());
-    let [first, .., last] = &mut *bytes;
-    *first &= 248;
-    *last = (*last & 127) | 64;
-    Secret::from_bytes(*bytes)
+    Secret::made(|room| {
+        *room = *secret.expose();
+        let [first, .., last] = room;
+        *first &= 248;
+        *last = (*last & 127) | 64;
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
-mod core_dumps;
-#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;
@@ -34,6 +32,8 @@ mod product;
 mod readme;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use nix::{
 };
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::time::timeout;
+use zeroize::{Zeroize, Zeroizing};
 
 use self::answer::Answer;
 pub(crate) use self::error::NetlinkError;
@@ -87,7 +88,8 @@ impl Socket {
         R: NetlinkDeserializable,
     {
         self.begin()?;
-        let mut bytes = Vec::new();
+        // There may be a key in it.
+        let mut bytes = Zeroizing::new(Vec::new());
         let last = self.frame(&mut bytes, message, flags | NLM_F_REQUEST | NLM_F_ACK);
         self.send(&bytes).await?;
         let mut answers = Vec::new();
@@ -98,6 +100,11 @@ impl Socket {
         })
         .await?
         .map_or(Ok(answers), |(_, failure)| Err(failure))
+    }
+
+    /// Clears what was received: there may have been a key in it.
+    pub(crate) fn forget(&mut self) {
+        self.datagram.zeroize();
     }
 
     /// Lists objects: `each` gets the type and the body of every message, together with what it gathered

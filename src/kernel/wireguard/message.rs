@@ -14,6 +14,7 @@ use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAllowedIpFlags, WireguardAttribute,
     WireguardDeviceFlags, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags, WireguardTimeSpec,
 };
+use zeroize::Zeroize;
 
 use crate::model::{
     types::{Fwmark, InterfaceName, Prefix, PresharedKey, PrivateKey, PublicKey, Secret},
@@ -168,20 +169,37 @@ fn allowed_ip(change: &AllowedIpChange) -> WireguardAllowedIp {
     WireguardAllowedIp(attributes)
 }
 
+/// Clears the keys in attributes that have served.
+pub(super) fn clear(attributes: &mut [WireguardAttribute]) {
+    for attribute in attributes {
+        match attribute {
+            WireguardAttribute::PrivateKey(bytes) => bytes.zeroize(),
+            WireguardAttribute::Peers(peers) => {
+                for attribute in peers.iter_mut().flat_map(|peer| &mut peer.0) {
+                    if let WireguardPeerAttribute::PresharedKey(bytes) = attribute {
+                        bytes.zeroize();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Adds what one message of a reading shows to what those before it showed. A peer that did not fit comes
 /// again with its key and more allowed IPs.
-pub(super) fn merge(device: &mut Device, attributes: Vec<WireguardAttribute>) -> Result<(), DecodeError> {
+pub(super) fn merge(device: &mut Device, attributes: &[WireguardAttribute]) -> Result<(), DecodeError> {
     for attribute in attributes {
         match attribute {
             WireguardAttribute::PrivateKey(bytes) => {
-                device.private_key = Some(PrivateKey::new(Secret::from_bytes(bytes)));
+                device.private_key = Some(PrivateKey::new(Secret::made(|room| *room = *bytes)));
             }
-            WireguardAttribute::PublicKey(bytes) => device.public_key = Some(PublicKey::from_bytes(bytes)),
-            WireguardAttribute::ListenPort(port) => device.listen_port = port,
-            WireguardAttribute::Fwmark(mark) => device.fwmark = Fwmark::new(mark),
+            WireguardAttribute::PublicKey(bytes) => device.public_key = Some(PublicKey::from_bytes(*bytes)),
+            WireguardAttribute::ListenPort(port) => device.listen_port = *port,
+            WireguardAttribute::Fwmark(mark) => device.fwmark = Fwmark::new(*mark),
             WireguardAttribute::Peers(peers) => {
                 for peer in peers {
-                    merge_peer(device, peer.0)?;
+                    merge_peer(device, &peer.0)?;
                 }
             }
             _ => {}
@@ -190,7 +208,7 @@ pub(super) fn merge(device: &mut Device, attributes: Vec<WireguardAttribute>) ->
     Ok(())
 }
 
-fn merge_peer(device: &mut Device, attributes: Vec<WireguardPeerAttribute>) -> Result<(), DecodeError> {
+fn merge_peer(device: &mut Device, attributes: &[WireguardPeerAttribute]) -> Result<(), DecodeError> {
     let key = attributes.iter().find_map(|attribute| match attribute {
         WireguardPeerAttribute::PublicKey(bytes) => Some(PublicKey::from_bytes(*bytes)),
         _ => None,
@@ -200,17 +218,17 @@ fn merge_peer(device: &mut Device, attributes: Vec<WireguardPeerAttribute>) -> R
     for attribute in attributes {
         match attribute {
             WireguardPeerAttribute::PresharedKey(bytes) => {
-                let key = (bytes != [0; 32]).then(|| PresharedKey::new(Secret::from_bytes(bytes)));
+                let key = (*bytes != [0; 32]).then(|| PresharedKey::new(Secret::made(|room| *room = *bytes)));
                 peer.preshared_key = key;
             }
-            WireguardPeerAttribute::Endpoint(endpoint) => peer.endpoint = Some(endpoint),
-            WireguardPeerAttribute::PersistentKeepalive(seconds) => peer.keepalive = seconds,
-            WireguardPeerAttribute::LastHandshake(time) => peer.last_handshake = system_time(time),
-            WireguardPeerAttribute::RxBytes(bytes) => peer.received_bytes = bytes,
-            WireguardPeerAttribute::TxBytes(bytes) => peer.sent_bytes = bytes,
+            WireguardPeerAttribute::Endpoint(endpoint) => peer.endpoint = Some(*endpoint),
+            WireguardPeerAttribute::PersistentKeepalive(seconds) => peer.keepalive = *seconds,
+            WireguardPeerAttribute::LastHandshake(time) => peer.last_handshake = system_time(*time),
+            WireguardPeerAttribute::RxBytes(bytes) => peer.received_bytes = *bytes,
+            WireguardPeerAttribute::TxBytes(bytes) => peer.sent_bytes = *bytes,
             WireguardPeerAttribute::AllowedIps(allowed_ips) => {
                 for allowed_ip in allowed_ips {
-                    peer.allowed_ips.insert(prefix(&allowed_ip)?);
+                    peer.allowed_ips.insert(prefix(allowed_ip)?);
                 }
             }
             _ => {}

@@ -5,7 +5,7 @@ mod message;
 
 use std::fmt::Debug;
 
-use netlink_packet_core::{DecodeError, ParseableParametrized};
+use netlink_packet_core::{DecodeError, NetlinkSerializable, ParseableParametrized};
 use netlink_packet_generic::{
     GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
@@ -63,12 +63,18 @@ impl Wireguard {
         let attributes = vec![WireguardAttribute::IfName(name.as_str().to_owned())];
         let request = self.message(WireguardCmd::GetDevice, attributes);
         let merge = |reading: &mut Reading, kind, payload: &[u8]| {
-            let merged = parse(kind, payload).and_then(|attributes| message::merge(&mut reading.device, attributes));
+            let merged = parse(kind, payload).and_then(|mut attributes| {
+                let merged = message::merge(&mut reading.device, &attributes);
+                message::clear(&mut attributes);
+                merged
+            });
             if let Err(error) = merged {
                 reading.failure = Some(error);
             }
         };
-        let reading: Reading = self.socket.dump(request, merge).await?;
+        let read: Result<Reading, _> = self.socket.dump(request, merge).await;
+        self.socket.forget();
+        let reading = read?;
         match reading.failure {
             Some(error) => Err(NetlinkError::Decode(error.to_string())),
             None => Ok(reading.device),
@@ -92,8 +98,32 @@ impl Wireguard {
         Ok(())
     }
 
-    fn message(&self, cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> GenlMessage<WireguardMessage> {
-        framed(WireguardMessage { cmd, attributes }, self.family)
+    fn message(&self, cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> Cleared {
+        Cleared(framed(WireguardMessage { cmd, attributes }, self.family))
+    }
+}
+
+/// A message that clears its keys when it is dropped.
+#[derive(Clone)]
+struct Cleared(GenlMessage<WireguardMessage>);
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        message::clear(&mut self.0.payload.attributes);
+    }
+}
+
+impl NetlinkSerializable for Cleared {
+    fn message_type(&self) -> u16 {
+        NetlinkSerializable::message_type(&self.0)
+    }
+
+    fn buffer_len(&self) -> usize {
+        NetlinkSerializable::buffer_len(&self.0)
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        NetlinkSerializable::serialize(&self.0, buffer);
     }
 }
 

@@ -148,9 +148,11 @@ fn backend(choice: BackendChoice, capabilities: &Capabilities) -> Result<Backend
     match choice {
         BackendChoice::Auto | BackendChoice::Kernel if capabilities.wireguard => Ok(Backend::Kernel),
         BackendChoice::Auto | BackendChoice::Userspace if capabilities.tun => Ok(Backend::Userspace),
-        BackendChoice::Auto => Err("the kernel has neither WireGuard (module wireguard) nor TUN (module tun)"),
+        BackendChoice::Auto => Err(
+            "the kernel has no WireGuard (module wireguard), and there is no /dev/net/tun that tunneld may open (module tun)",
+        ),
         BackendChoice::Kernel => Err("the kernel has no WireGuard (module wireguard)"),
-        BackendChoice::Userspace => Err("the kernel has no TUN (module tun)"),
+        BackendChoice::Userspace => Err("there is no /dev/net/tun that tunneld may open (module tun)"),
     }
 }
 

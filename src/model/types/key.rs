@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Serialize, Serializer};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{Invalid, textual};
 
@@ -27,7 +27,8 @@ impl PublicKey {
 impl FromStr for PublicKey {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let bytes = decode_key(text).ok_or_else(|| {
+        let mut bytes = [0; 32];
+        decode_key(text, &mut bytes).ok_or_else(|| {
             Invalid::new(
                 "this is not a WireGuard key",
                 "write the 44 characters that 'wg pubkey' prints",
@@ -59,14 +60,24 @@ textual!(
     "A WireGuard public key, 44 characters of base64"
 );
 
-/// 32 secret bytes: cleared from memory when dropped, never printed, compared in constant time.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; 32]);
+/// 32 secret bytes: cleared from memory when dropped, never printed, compared in constant time. They stay where they
+/// are when the value moves: a move would leave a copy behind.
+#[derive(Clone)]
+pub struct Secret(Box<[u8; 32]>);
 
 impl Secret {
-    /// A secret from its bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    /// A secret from its bytes. What the caller has of them is the caller's to clear.
+    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
+        let secret = Self::made(|room| *room = bytes);
+        bytes.zeroize();
+        secret
+    }
+
+    /// A secret whose bytes are made where they will be.
+    pub fn made(make: impl FnOnce(&mut [u8; 32])) -> Self {
+        let mut room = Box::new([0; 32]);
+        make(&mut room);
+        Self(room)
     }
 
     /// The bytes, for the one place that hands them to the kernel or the cipher.
@@ -76,12 +87,20 @@ impl Secret {
 
     /// Reads the base64 that `wg genkey` and `wg genpsk` print; surrounding white space is ignored.
     pub fn from_base64(text: &str) -> Result<Self, Invalid> {
-        decode_key(text.trim()).map(Self).ok_or_else(|| {
+        let mut decoded = None;
+        let secret = Self::made(|room| decoded = decode_key(text.trim(), room));
+        decoded.map(|()| secret).ok_or_else(|| {
             Invalid::new(
                 "this is not a WireGuard key",
                 "write what 'wg genkey' or 'wg genpsk' prints",
             )
         })
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -146,9 +165,12 @@ impl PresharedKey {
     }
 }
 
-fn decode_key(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = BASE64.decode(text).ok()?;
-    let key = bytes.as_slice().try_into().ok();
-    bytes.zeroize();
-    key
+/// Decodes 44 characters in place; `None` for anything else.
+fn decode_key(text: &str, key: &mut [u8; 32]) -> Option<()> {
+    // The decoder wants to be sure of more room than it needs.
+    let mut room = Zeroizing::new([0; 48]);
+    let length = BASE64.decode_slice(text, &mut *room).ok()?;
+    let decoded: &[u8; 32] = room.get(..length)?.try_into().ok()?;
+    *key = *decoded;
+    Some(())
 }

@@ -6,7 +6,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
 use super::{Zones, no_zones};
 use crate::model::{
@@ -37,33 +36,41 @@ pub(super) fn truth(text: &str) -> Result<bool, Refused> {
     if text == "true" { Ok(true) } else { Err("not 'true'") }
 }
 
-pub(super) fn key(text: &str) -> Result<Zeroizing<[u8; 32]>, Refused> {
+fn key(text: &str, room: &mut [u8; 32]) -> Result<(), Refused> {
     const REASON: Refused = "not 64 hexadecimal digits";
-    let mut bytes = Zeroizing::new([0; 32]);
     if text.len() != 64 {
         return Err(REASON);
     }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+    for (byte, pair) in room.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
         for digit in pair {
             let nibble = char::from(*digit).to_digit(16).ok_or(REASON)?;
             *byte = *byte << 4 | u8::try_from(nibble).map_err(|_| REASON)?;
         }
     }
-    Ok(bytes)
+    Ok(())
+}
+
+fn secret(text: &str) -> Result<Secret, Refused> {
+    let mut read = Ok(());
+    let secret = Secret::made(|room| read = key(text, room));
+    read.map(|()| secret)
 }
 
 pub(super) fn public_key(text: &str) -> Result<PublicKey, Refused> {
-    key(text).map(|bytes| PublicKey::from_bytes(*bytes))
+    let mut bytes = [0; 32];
+    key(text, &mut bytes)?;
+    Ok(PublicKey::from_bytes(bytes))
 }
 
 /// A private key; all zero means none, and stays as it is: in a change it removes the key.
 pub(super) fn private_key(text: &str) -> Result<PrivateKey, Refused> {
-    key(text).map(|bytes| PrivateKey::new(Secret::from_bytes(*bytes)))
+    secret(text).map(PrivateKey::new)
 }
 
 /// A preshared key; all zero means none.
 pub(super) fn preshared_key(text: &str) -> Result<Option<PresharedKey>, Refused> {
-    key(text).map(|bytes| (*bytes != [0; 32]).then(|| PresharedKey::new(Secret::from_bytes(*bytes))))
+    let secret = secret(text)?;
+    Ok((*secret.expose() != [0; 32]).then(|| PresharedKey::new(secret)))
 }
 
 /// Writes 64 hexadecimal digits, leaving no copy elsewhere.

@@ -36,7 +36,7 @@ fn sent(change: &DeviceChange) -> Vec<Vec<WireguardAttribute>> {
 fn merged(messages: Vec<Vec<WireguardAttribute>>) -> Device {
     let mut device = Device::default();
     for attributes in messages {
-        merge(&mut device, attributes).unwrap();
+        merge(&mut device, &attributes).unwrap();
     }
     device
 }
@@ -245,7 +245,7 @@ fn a_handshake_at_zero_never_was() {
 fn nonsense_is_an_error_and_no_panic() {
     let mut device = Device::default();
     let no_key = WireguardAttribute::Peers(vec![WireguardPeer(vec![])]);
-    assert!(merge(&mut device, vec![no_key]).is_err());
+    assert!(merge(&mut device, &[no_key]).is_err());
     let long = WireguardAllowedIp(vec![
         WireguardAllowedIpAttr::IpAddr(Ipv4Addr::LOCALHOST.into()),
         WireguardAllowedIpAttr::Cidr(33),

@@ -1,6 +1,10 @@
-//! Keys in core dumps: there are none, and a test that could not find them would not count.
+//! Keys in core dumps and in memory: there are none where none should be, and a test that could not find them would
+//! not count.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
 
 use tunneld::model::types::Secret;
 
@@ -51,14 +55,28 @@ fn dumping() -> String {
 }
 
 /// Whether a key is in there: its bytes, as base64 or in hexadecimal digits.
-fn holds(core: &[u8], key: &str) -> bool {
+fn holds(memory: &[u8], key: &str) -> bool {
+    const PAGE: usize = 4096;
     let bytes = *Secret::from_base64(key).unwrap().expose();
     let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     // The last character stands for four bits alone.
     let text = &key.as_bytes()[..42];
-    [&bytes[..], text, hexadecimal.as_bytes()]
-        .iter()
-        .any(|form| core.windows(form.len()).any(|window| window == *form))
+    let forms = [&bytes[..], text, hexadecimal.as_bytes()];
+    // Most pages were never written.
+    let pages: Vec<_> = memory.chunks(PAGE).collect();
+    let blank = |page: &[u8]| page == &[0; PAGE][..page.len()];
+    let written = pages
+        .chunk_by(|one, next| blank(one) == blank(next))
+        .filter(|run| !blank(run[0]));
+    written.map(<[_]>::concat).any(|run| {
+        let starts = run
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| forms.iter().any(|form| form[0] == **byte));
+        starts
+            .into_iter()
+            .any(|(at, _)| forms.iter().any(|form| run[at..].starts_with(form)))
+    })
 }
 
 /// What a process would leave out without us (`core(5)`).
@@ -115,4 +133,39 @@ fn an_engine_s_core_holds_no_key_and_would() {
         assert_eq!(holds(&core, &private), usual, "in a core of {} bytes", core.len());
         engine.wait().unwrap();
     }
+}
+
+/// Whether a key is in a process's memory.
+fn remembers(namespace: &Namespace, pid: &str, key: &str) -> bool {
+    namespace.enter(|| {
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let ranges = maps.lines().filter(|line| line.contains(" rw")).map(|line| {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            [start, end].map(|address| u64::from_str_radix(address, 16).unwrap())
+        });
+        // What is mapped and was never touched has no page, and reads as zeroes.
+        ranges.into_iter().any(|[start, end]| {
+            let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+            memory.read_exact_at(&mut bytes, start).is_ok() && holds(&bytes, key)
+        })
+    })
+}
+
+#[test]
+fn a_daemon_forgets_the_keys_of_a_tunnel_that_is_gone() {
+    let appliance = Appliance::new();
+    let (private, public) = appliance.key("/run/wg0.key");
+    let preshared = appliance.namespace.run(["wg", "genpsk"]).trim().to_owned();
+    appliance.write("/run/psk", &preshared);
+    let document = Side::left(&public.replace(&public[..2], "aa")).document() + "preshared-key-file = \"/run/psk\"\n";
+    appliance.apply(&document);
+    let pid = appliance.status()["pid"].to_string();
+    let remembered = || [&private, &preshared].map(|key| remembers(&appliance.namespace, &pid, key));
+    assert_eq!(remembered(), [true; 2], "while it needs them");
+    appliance.apply("version = 1\n");
+    appliance
+        .namespace
+        .until("no copy is left behind", || remembered() == [false; 2]);
 }
