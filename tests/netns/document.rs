@@ -121,10 +121,13 @@ fn ipv6_alone_does_all_of_it() {
     );
     assert!(left.pings("fd00:99::7"), "through the tunnel: {}", left.log());
     let through = |address: &str| left.namespace.ip_json(&format!("-6 route get {address}"))[0]["dev"].clone();
-    assert_eq!(
-        (through("fd00:99::7"), through("fd00:88::7")),
-        ("wg0".into(), "eth0".into())
-    );
+    let state = || {
+        let rules = left.namespace.ip("-6 rule show");
+        let routes = left.namespace.ip("-6 route show table all");
+        format!("{rules}{routes}{}\n{}", left.status(), left.log())
+    };
+    assert_eq!(through("fd00:99::7"), "wg0", "{}", state());
+    assert_eq!(through("fd00:88::7"), "eth0", "{}", state());
     assert!(left.pings("fd00:88::7") && left.pings("fd00:10::2"));
     let way = left.namespace.ip_json("-6 route show fd00:88::/32");
     assert_eq!(

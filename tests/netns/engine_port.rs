@@ -230,7 +230,7 @@ fn failures_say_what_and_why() {
     assert!(
         error
             .to_string()
-            .starts_with("start the engine of wg0: make the interface wg0: "),
+            .starts_with("start the engine of wg0: make the interface wg0, though a link of this name is there: "),
         "{error}"
     );
 }

@@ -295,7 +295,7 @@ fn an_engine_that_cannot_start_says_why() {
     let said = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(!failed.status.success());
     assert!(
-        said.contains("start the engine of wg0: make the interface wg0: "),
+        said.contains("start the engine of wg0: make the interface wg0, though a link of this name is there: "),
         "{said}"
     );
     assert!(namespace.try_run(["test", "-e", SOCKET]).status.code() == Some(1));
