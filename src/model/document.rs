@@ -131,7 +131,7 @@ pub struct WireGuard {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub listen_port: Option<u16>,
-    /// File that holds the private key (wg genkey), readable by its owner only. Without a file and a credential a key is generated on first apply and kept.
+    /// File that holds the private key (wg genkey), readable by its owner only: the user that the service runs as, tunneld. Without a file and a credential a key is generated on first apply and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key_file: Option<PathBuf>,
     /// Name of the systemd credential that holds the private key (LoadCredential= in systemd.exec(5)).

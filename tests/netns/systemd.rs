@@ -2,6 +2,7 @@
 
 use crate::{
     appliance::{Appliance, Side, assert_everything, cable, everything, keys, streams, tunnel},
+    daemon::name_server,
     harness::stream::Stream,
     machine::Machine,
     privileges::{KEPT, NET_ADMIN, set},
@@ -14,8 +15,15 @@ fn tunnelled() -> (Machine, Appliance, [String; 2]) {
     cable(left, &right);
     let keys = keys(left, &right);
     left.namespace.run(["chown", "tunneld:", "/run/wg0.key"]);
+    left.namespace.run([
+        "/lib/systemd/systemd-sysctl",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/board/sysctl.d/tunneld.conf"),
+    ]);
+    name_server(left, 60);
+    left.namespace.run(["chmod", "644", "/run/resolv.conf"]);
     machine.systemctl("start tunneld.service");
-    let documents = everything(&keys);
+    let mut documents = everything(&keys);
+    documents[0] = documents[0].replace("192.0.2.2:", "vpn.example.net:");
     tunnel(left, &right, &documents);
     (machine, right, documents)
 }
@@ -71,6 +79,10 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
         assert!(limit.contains("Max core file size        0"), "{limit}");
     }
     assert!(machine.process(&engine, "cgroup").contains("/tunneld-engine@"));
+    let socket = left
+        .namespace
+        .run(["stat", "-c", "%a %U:%G", "/run/tunneld/control.sock"]);
+    assert_eq!(socket.trim(), "666 tunneld:tunneld-admin");
 
     let streams = streams(left, &right);
     machine.systemctl("restart tunneld");
@@ -87,9 +99,18 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
     assert_eq!(machine.engine(), engine, "the service manager's process stays");
     assert!(machine.process(&engine, "cmdline").contains("--take-over"));
     assert!(left.pings("20.20.20.20"), "a new handshake");
-    left.apply("version = 1\n");
+    // Probes ping from within the sandbox.
+    let empty = ["apply", "--confirm", "1h", "--probe", "icmp:192.0.2.2", "-"];
+    left.tunneld(&empty, "version = 1\n");
+    left.namespace
+        .until("the probe has confirmed it", || left.status()["trial"].is_null());
     let running = machine.systemctl("list-units --plain --no-legend tunneld-engine@*");
     assert_eq!(running, "", "an engine that ended leaves no unit");
+    let journal = machine.journal();
+    assert!(
+        !journal.contains("Unknown") && !journal.contains("ignoring"),
+        "{journal}"
+    );
 }
 
 #[test]

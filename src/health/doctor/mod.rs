@@ -80,6 +80,10 @@ pub struct Facts {
     pub effective: u64,
     /// What opening `/dev/net/tun` brought.
     pub tun: Result<(), io::ErrorKind>,
+    /// The largest receive buffer without a capability (`net.core.rmem_max`), in bytes.
+    pub receive_buffer: Option<u64>,
+    /// Some group may ping without a capability (`net.ipv4.ping_group_range`).
+    pub pings: bool,
     /// The time.
     pub now: SystemTime,
     /// There is a real-time clock; without one a power cut takes the time away.
@@ -123,6 +127,8 @@ impl Facts {
             kernel: read("proc/sys/kernel/osrelease").trim().to_owned(),
             effective: effective_capabilities(&read("proc/self/status")),
             tun: tun.map(drop).map_err(|error| error.kind()),
+            receive_buffer: read("proc/sys/net/core/rmem_max").trim().parse().ok(),
+            pings: lets_ping(&read("proc/sys/net/ipv4/ping_group_range")),
             now,
             real_time_clock: there("sys/class/rtc/rtc0"),
             networkd: there("run/systemd/netif").then(|| networkd::read(root)),
@@ -147,12 +153,19 @@ fn effective_capabilities(status: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// Whether there is a group in the range `first last`; the kernel's own is empty.
+fn lets_ping(range: &str) -> bool {
+    let mut bounds = range.split_whitespace().map(str::parse::<u32>);
+    matches!((bounds.next(), bounds.next()), (Some(Ok(first)), Some(Ok(last))) if first <= last)
+}
+
 /// Judges a box: a line for each thing, in the order in which they matter.
 pub fn checks(capabilities: Capabilities, facts: &Facts) -> Vec<Check> {
     let mut checks = vec![
         permission(facts),
         wireguard(capabilities, facts),
         tun(facts),
+        settings(facts),
         nftables(capabilities),
         addresses(capabilities),
         ipv6(capabilities),
@@ -211,6 +224,22 @@ fn tun(facts: &Facts) -> Check {
             format!("/dev/net/tun cannot be opened: {error}; the userspace engine cannot start"),
             "load the module ('modprobe tun')",
         ),
+    }
+}
+
+/// What the service, which has few capabilities, counts on (`board/sysctl.d/tunneld.conf`).
+fn settings(facts: &Facts) -> Check {
+    const SUBJECT: &str = "system settings";
+    const WANTED: u64 = 4 << 20;
+    let small = facts.receive_buffer.filter(|bytes| *bytes < WANTED);
+    let small = small.map(|bytes| format!("net.core.rmem_max is {bytes}: bursts overflow an engine's later ports"));
+    let silent = (!facts.pings).then(|| "net.ipv4.ping_group_range is empty: probes cannot ping".to_owned());
+    let lacks: Vec<_> = small.into_iter().chain(silent).collect();
+    if lacks.is_empty() {
+        Check::ok(SUBJECT, "the service may ping, and receive bursts")
+    } else {
+        let next = "install board/sysctl.d/tunneld.conf, then systemctl restart systemd-sysctl";
+        Check::warn(SUBJECT, lacks.join("; "), next)
     }
 }
 

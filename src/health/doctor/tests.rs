@@ -17,6 +17,8 @@ fn healthy() -> Facts {
         kernel: "6.1.0".into(),
         effective: 1 << CAP_NET_ADMIN | 1 << CAP_SYS_TIME,
         tun: Ok(()),
+        receive_buffer: Some(4 << 20),
+        pings: true,
         now: clock::earliest() + Duration::from_secs(1),
         real_time_clock: true,
         networkd: None,
@@ -64,6 +66,16 @@ fn each_lack_is_named_alone() {
         with(|facts| facts.tun = Err(io::ErrorKind::NotFound)),
         [("TUN device", Warn)]
     );
+    assert_eq!(
+        with(|facts| facts.receive_buffer = Some(212_992)),
+        [("system settings", Warn)]
+    );
+    assert_eq!(
+        with(|facts| facts.receive_buffer = None),
+        [],
+        "a namespace does not show it"
+    );
+    assert_eq!(with(|facts| facts.pings = false), [("system settings", Warn)]);
     assert_eq!(with(|facts| facts.programs.clear()), []);
     let lacking = |change: fn(&mut Capabilities)| {
         let mut capabilities = EVERYTHING;
@@ -137,6 +149,8 @@ fn facts_come_from_the_file_system() {
         ),
         ("sys/class/rtc/rtc0/name", ""),
         ("dev/net/tun", ""),
+        ("proc/sys/net/core/rmem_max", "212992\n"),
+        ("proc/sys/net/ipv4/ping_group_range", "0\t2147483647\n"),
         ("usr/sbin/vtysh", ""),
         ("run/NetworkManager/x", ""),
     ]);
@@ -145,6 +159,8 @@ fn facts_come_from_the_file_system() {
     assert!(facts.may(CAP_NET_ADMIN) && !facts.may(CAP_SYS_TIME));
     assert!(facts.real_time_clock && facts.network_manager);
     assert_eq!(facts.tun, Ok(()));
+    assert_eq!((facts.receive_buffer, facts.pings), (Some(212_992), true));
+    assert!(!lets_ping("1\t0\n") && !lets_ping(""));
     assert_eq!(facts.programs, ["vtysh"]);
     let nothing = Facts::gather(Path::new("/nonexistent"), SystemTime::UNIX_EPOCH);
     assert_eq!((nothing.effective, nothing.tun), (0, Err(io::ErrorKind::NotFound)));
