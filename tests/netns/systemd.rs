@@ -84,6 +84,9 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
         .run(["stat", "-c", "%a %U:%G", "/run/tunneld/control.sock"]);
     assert_eq!(socket.trim(), "666 tunneld:tunneld-admin");
 
+    let sockets = left.namespace.run(["ss", "-6", "-uanH", "sport", "=", "51820"]);
+    assert!(!sockets.is_empty(), "IPv6 is an underlay as well");
+
     let streams = streams(left, &right);
     machine.systemctl("restart tunneld");
     left.namespace.run(["kill", "-9", &machine.daemon()]);
@@ -100,8 +103,9 @@ fn unprivileged_units_carry_the_main_job_and_the_daemon_may_die() {
     assert!(machine.process(&engine, "cmdline").contains("--take-over"));
     assert!(left.pings("20.20.20.20"), "a new handshake");
     // Probes ping from within the sandbox.
-    let empty = ["apply", "--confirm", "1h", "--probe", "icmp:192.0.2.2", "-"];
-    left.tunneld(&empty, "version = 1\n");
+    let probes = ["--probe", "icmp:192.0.2.2", "--probe", "icmp:fd00:2::2"];
+    let words = [&["apply", "--confirm", "1h"][..], &probes, &["-"]].concat();
+    left.tunneld(&words, "version = 1\n");
     left.namespace
         .until("the probe has confirmed it", || left.status()["trial"].is_null());
     let running = machine.systemctl("list-units --plain --no-legend tunneld-engine@*");
