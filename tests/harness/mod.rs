@@ -23,8 +23,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// How long a test waits for anything before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for anything before it fails: an emulated machine is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(if cfg!(target_arch = "aarch64") { 60 } else { 20 });
 
 /// The executable under test: the one that cargo built with the tests, or another build of it that
 /// `TUNNELD_EXECUTABLE` names.
