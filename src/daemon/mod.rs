@@ -26,6 +26,8 @@ mod service_manager;
 mod store_task;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watchdog_tests;
 mod world_task;
 
 use std::{

@@ -6,8 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
-    net::UnixDatagram,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 
@@ -88,24 +87,6 @@ impl Announcements for Ears {
     }
 }
 
-/// Keeps the thread that asks for news: the main loop stands still, and nothing else does.
-struct Stuck {
-    begin: Option<oneshot::Receiver<()>>,
-    end: std::sync::mpsc::Receiver<()>,
-}
-
-#[async_trait]
-impl Announcements for Stuck {
-    async fn next(&mut self) -> Announced {
-        if let Some(begin) = &mut self.begin {
-            begin.await.ok();
-            self.begin = None;
-            self.end.recv().ok();
-        }
-        std::future::pending().await
-    }
-}
-
 struct NoNames;
 
 #[async_trait]
@@ -115,7 +96,7 @@ impl Resolve for NoNames {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     world: fake::Shared,
     gate: Arc<Semaphore>,
     mouth: mpsc::Sender<Announced>,
@@ -131,7 +112,7 @@ impl Bench {
         }
     }
 
-    fn watched(
+    pub(super) fn watched(
         directory: &Path,
         world: &fake::Shared,
         announcements: Box<dyn Announcements>,
@@ -157,7 +138,7 @@ impl Bench {
         }
     }
 
-    fn service(&self) -> Arc<Handle> {
+    pub(super) fn service(&self) -> Arc<Handle> {
         self.daemon.handle()
     }
 
@@ -180,7 +161,7 @@ impl Bench {
     }
 }
 
-fn world() -> fake::Shared {
+pub(super) fn world() -> fake::Shared {
     let mut world = fake::World::new();
     let eth0: InterfaceName = "eth0".parse().unwrap();
     world.add_foreign_link(eth0.clone(), LinkKind::Other(String::new()));
@@ -380,40 +361,4 @@ async fn a_store_that_cannot_be_written_fails_the_apply_and_nothing_else() {
     let status = bench.until(|status| status.state == State::InSync).await;
     assert_eq!(status.tunnels[0].addresses, ["10.0.0.1/30"]);
     assert!(!status.store.trouble.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_main_loop_that_stands_still_is_not_said_to_be_alive() {
-    const PATIENCE_OF_MANAGER: Duration = Duration::from_millis(40);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    let (begin, begun) = oneshot::channel();
-    let (end, ended) = std::sync::mpsc::channel();
-    let stuck = Stuck {
-        begin: Some(begun),
-        end: ended,
-    };
-    let told = ServiceManager::at(&path, PATIENCE_OF_MANAGER);
-    let bench = Bench::watched(&directory.path().join("state"), &world(), Box::new(stuck), told);
-    let alive = async || {
-        let mut message = [0; 256];
-        loop {
-            let length = manager.recv(&mut message).await.unwrap();
-            if message[..length].starts_with(b"WATCHDOG=1") {
-                return;
-            }
-        }
-    };
-    for _ in 0..3 {
-        timeout(PATIENCE, alive()).await.expect("it lives");
-    }
-    begin.send(()).unwrap();
-    // What was said before is heard first. Silence shows only in that nothing comes for long enough.
-    let silence = async { while timeout(PATIENCE_OF_MANAGER * 10, alive()).await.is_ok() {} };
-    timeout(PATIENCE, silence).await.expect("it falls silent");
-    // All the while the others go on: the store answers, the runtime's clock has just ended the wait.
-    assert_eq!(bench.service().history(1).await.unwrap(), []);
-    end.send(()).unwrap();
-    timeout(PATIENCE, alive()).await.expect("it lives again");
 }
