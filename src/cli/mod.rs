@@ -105,6 +105,13 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether the process will have keys of an appliance in memory.
+    const fn has_keys(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Engine(_) | Self::StoreCheck { .. })
+    }
+}
+
 /// The names of all commands, for the tests of the documents.
 pub fn command_names() -> Vec<String> {
     use clap::CommandFactory;
@@ -136,6 +143,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { socket, command } = arguments;
+    if command.has_keys() {
+        core_dumps::never();
+    }
     let ask = || Daemon::at(socket.clone());
     match command {
         Command::Run(arguments) => run::run(arguments, &socket),

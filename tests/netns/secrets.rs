@@ -16,37 +16,50 @@ use crate::{
 /// Where cores are written.
 const CORES: &str = "/run/cores";
 
-/// Has a process dump its core and end; what was written. The kernel does so itself, unless the machine hands cores
-/// to a program: then gdb(1) does, which obeys the same filter.
-fn core_of(namespace: &Namespace, pid: &str) -> Vec<u8> {
-    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    if pattern.starts_with(['|', '/']) {
-        namespace.run(["gcore", "-o", &format!("{CORES}/core"), pid]);
-        namespace.run(["kill", "-9", pid]);
-    } else {
-        namespace.run(["kill", "-ABRT", pid]);
+/// Has root's debugger write a core, which obeys the same filter as the kernel; the memory in it. The registers are
+/// another matter: they may hold whatever was copied last.
+fn memory_in_core_of(namespace: &Namespace, pid: &str) -> Vec<u8> {
+    const NOTE: u32 = 4;
+    namespace.run(["gcore", "-o", &format!("{CORES}/debugged"), pid]);
+    let mut core = namespace.enter(|| fs::read(format!("{CORES}/debugged.{pid}")).unwrap());
+    namespace.run(["rm", &format!("{CORES}/debugged.{pid}")]);
+    assert!(core.starts_with(b"\x7fELF"), "{} bytes that are no core", core.len());
+    // elf(5), of a 64-bit machine: the program headers and what they say of each segment.
+    let number = |at: usize, length: usize| {
+        let bytes = core[at..at + length].iter().rev();
+        bytes.fold(0, |sum: usize, byte| sum << 8 | usize::from(*byte))
+    };
+    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    let headers = (0..count).map(|header| table + header * size);
+    let notes = headers.filter(|at| number(*at, 4) == NOTE as usize);
+    let notes: Vec<_> = notes.map(|at| (number(at + 8, 8), number(at + 32, 8))).collect();
+    assert!(!notes.is_empty(), "registers are in notes");
+    for (start, length) in notes {
+        core[start..start + length].fill(0);
     }
+    core
+}
+
+/// Has the kernel end a process as after a crash. Whether it wrote a core, as it does for others, to a file.
+fn crashes_with_a_core(namespace: &Namespace, pid: &str) -> bool {
+    namespace.run(["kill", "-ABRT", pid]);
     namespace.until("it has ended", || {
-        !namespace
-            .try_run(["test", "-e", &format!("/proc/{pid}")])
-            .status
-            .success()
+        let there = namespace.try_run(["test", "-e", &format!("/proc/{pid}")]);
+        !there.status.success()
     });
-    let core = namespace
-        .command(["sh", "-c", &format!("cat {CORES}/*; rm {CORES}/*")])
-        .output()
-        .unwrap();
-    assert!(
-        core.status.success(),
-        "no core was dumped: {}",
-        String::from_utf8_lossy(&core.stderr)
-    );
-    assert!(
-        core.stdout.starts_with(b"\x7fELF"),
-        "{} bytes that are no core",
-        core.stdout.len()
-    );
-    core.stdout
+    let found = namespace.run(["find", CORES, "-type", "f", "-print", "-delete"]);
+    !found.is_empty()
+}
+
+/// Checks that another program's crash leaves a core, unless this machine hands cores to a program.
+fn others_dump(namespace: &Namespace) {
+    let mut other = namespace.spawn(["env", "-C", CORES, "prlimit", "--core=unlimited", "sleep", "1000"]);
+    let pid = || namespace.try_run(["pgrep", "-x", "sleep"]).stdout;
+    namespace.until("it runs", || !pid().is_empty());
+    let dumped = crashes_with_a_core(namespace, String::from_utf8(pid()).unwrap().trim());
+    other.wait().unwrap();
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    assert_eq!(dumped, !pattern.starts_with(['|', '/']), "{pattern}");
 }
 
 /// The words that start a program so that it may dump its core.
@@ -88,6 +101,7 @@ fn filter_as_usual(namespace: &Namespace, pid: &str) {
 fn the_daemon_s_core_holds_no_key_and_would() {
     let appliance = Appliance::idle();
     appliance.namespace.run(["mkdir", CORES]);
+    others_dump(&appliance.namespace);
     let (private, public) = appliance.key("/run/wg0.key");
     let preshared = appliance.namespace.run(["wg", "genpsk"]).trim().to_owned();
     appliance.write("/run/psk", &preshared);
@@ -100,10 +114,11 @@ fn the_daemon_s_core_holds_no_key_and_would() {
         if usual {
             filter_as_usual(&appliance.namespace, &pid);
         }
-        let core = core_of(&appliance.namespace, &pid);
+        let memory = memory_in_core_of(&appliance.namespace, &pid);
         for key in [&private, &preshared] {
-            assert_eq!(holds(&core, key), usual, "in a core of {} bytes", core.len());
+            assert_eq!(holds(&memory, key), usual, "in a core of {} bytes", memory.len());
         }
+        assert!(!crashes_with_a_core(&appliance.namespace, &pid));
     }
 }
 
@@ -111,6 +126,7 @@ fn the_daemon_s_core_holds_no_key_and_would() {
 fn an_engine_s_core_holds_no_key_and_would() {
     let namespace = Namespace::new();
     namespace.run(["mkdir", CORES]);
+    others_dump(&namespace);
     let private = namespace
         .run(["sh", "-c", "umask 077; wg genkey | tee /run/key"])
         .trim()
@@ -129,8 +145,9 @@ fn an_engine_s_core_holds_no_key_and_would() {
         if usual {
             filter_as_usual(&namespace, &pid);
         }
-        let core = core_of(&namespace, &pid);
-        assert_eq!(holds(&core, &private), usual, "in a core of {} bytes", core.len());
+        let memory = memory_in_core_of(&namespace, &pid);
+        assert_eq!(holds(&memory, &private), usual, "in a core of {} bytes", memory.len());
+        assert!(!crashes_with_a_core(&namespace, &pid));
         engine.wait().unwrap();
     }
 }
