@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    os::unix::net::UnixDatagram,
+    os::unix::{net::UnixDatagram, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
 };
@@ -26,10 +26,13 @@ echo $machine
 exec >/dev/null
 trap '' INT TERM
 cat >/dev/null
-# Whoever waits for a namespace's first process finds all others gone as well.
-kill -9 "$(pgrep -P $machine)"
+# Everything in it at once (kernel 5.14), wherever its start has got to; the last of it may take a moment to be gone.
+echo 1 >"$groups/cgroup.kill"
 wait $machine || true
-find "$groups" -depth -type d -exec rmdir {} +
+for _ in $(seq 1000); do
+    find "$groups" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    [ -d "$groups" ] || break
+done
 "#;
 
 /// Makes the machine's own files and becomes its service manager.
@@ -91,6 +94,8 @@ impl Machine {
             .args(["-c", OUTSIDE, "sh"])
             .args([board.as_os_str(), executable().as_ref(), notify.as_os_str()])
             .env("INSIDE", INSIDE)
+            // Whoever kills the runner with its process group leaves this one to tidy up.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
