@@ -11,7 +11,7 @@ use crate::model::{
     types::InterfaceName,
 };
 
-/// The most operations handed to a port at once: what a small board carries out well within [`RUN`].
+/// The most operations handed to a port at once: what a small board carries out well within `RUN`.
 pub const MOST_OPERATIONS: usize = 1 << 17;
 
 /// Everything that can be observed and changed.
