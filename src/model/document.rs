@@ -43,7 +43,7 @@ pub struct Document {
     pub wireguard: Vec<WireGuard>,
     /// Static routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 65_536))]
+    #[schemars(length(max = 131_072))]
     pub route: Vec<Route>,
     /// Policy rules, as in ip-rule(8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -54,9 +54,14 @@ impl Appliance {
 
     /// Starts the daemon from an executable and waits for its word; the log goes to `/run/daemon.log`.
     pub(crate) fn start(&self, program: &str) {
+        self.start_with(program, "--log debug");
+    }
+
+    /// The same with these arguments.
+    pub(crate) fn start_with(&self, program: &str, arguments: &str) {
         let notify = format!("NOTIFY_SOCKET={NOTIFY}");
         let line = format!(
-            "exec {program} run --state-dir /run/state --runtime-dir /run/tunneld --log debug 2>>/run/daemon.log"
+            "exec {program} run --state-dir /run/state --runtime-dir /run/tunneld {arguments} 2>>/run/daemon.log"
         );
         *self.daemon.borrow_mut() = Some(self.namespace.spawn(["env", &notify, "sh", "-c", &line]));
         let mut message = [0; 4096];

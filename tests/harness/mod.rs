@@ -6,6 +6,7 @@
 
 pub(crate) mod appliance;
 pub(crate) mod stream;
+pub(crate) mod tunnel;
 
 use std::{
     ffi::OsStr,

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use super::harness::{Namespace, PATIENCE, executable};
+use super::harness::{
+    Namespace, PATIENCE, executable,
+    tunnel::{self, Underlay},
+};
 
 /// Installed by `tests/run` beside what cargo builds.
 const BORINGTUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/boringtun-cli");
@@ -20,13 +23,6 @@ pub(crate) enum Kind {
     Go,
     /// boringtun-cli 0.7.1.
     Boringtun,
-}
-
-/// What carries the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Underlay {
-    V4,
-    V6,
 }
 
 impl Kind {
@@ -44,38 +40,12 @@ impl Kind {
     }
 }
 
-/// Two namespaces with a tunnel between them, each other's peers at once: 10.9.0.1 and fd09::1 with the first
-/// implementation, 10.9.0.2 and fd09::2 with the second.
+/// A tunnel between two implementations.
 pub(crate) fn tunnel(kinds: [Kind; 2], underlay: Underlay) -> [Namespace; 2] {
-    let namespaces = [Namespace::new(), Namespace::new()];
-    namespaces[0].link("eth0", &namespaces[1], "eth0");
-    let keys = namespaces.each_ref().map(|namespace| namespace.run(["wg", "genkey"]));
-    let preshared = namespaces[0].run(["wg", "genpsk"]);
-    for (index, (namespace, kind)) in namespaces.iter().zip(kinds).enumerate() {
-        let (own, other) = (index + 1, 2 - index);
-        namespace.ip(&format!("addr add 192.0.2.{own}/24 dev eth0"));
-        namespace.ip(&format!("addr add 2001:db8::{own}/64 dev eth0 nodad"));
-        kind.start(namespace);
-        let endpoint = match underlay {
-            Underlay::V4 => format!("192.0.2.{other}:51820"),
-            Underlay::V6 => format!("[2001:db8::{other}]:51820"),
-        };
-        let public = namespace.run(["sh", "-c", &format!("echo '{}' | wg pubkey", keys[1 - index].trim())]);
-        let configuration = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = 51820\n[Peer]\nPublicKey = {}\nPresharedKey = {}\n\
-             Endpoint = {endpoint}\nAllowedIPs = 10.9.0.{other}/32, fd09::{other}/128\n",
-            keys[index].trim(),
-            public.trim(),
-            preshared.trim()
-        );
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), configuration).unwrap();
-        namespace.run(["wg", "setconf", "wg0", file.path().to_str().unwrap()]);
-        namespace.ip(&format!("addr add 10.9.0.{own}/24 dev wg0"));
-        namespace.ip(&format!("addr add fd09::{own}/64 dev wg0 nodad"));
-        namespace.ip("link set wg0 up mtu 1420");
-    }
-    namespaces
+    tunnel::between(
+        kinds.map(|kind| move |namespace: &Namespace| kind.start(namespace)),
+        underlay,
+    )
 }
 
 fn meet(other: Kind, underlay: Underlay) {

@@ -420,7 +420,7 @@ fn a_large_configuration_arrives_whole() {
 
 #[test]
 fn handshakes_are_told_in_seconds_since_1970() {
-    let [a, b] = super::interop::tunnel([super::interop::Kind::Ours; 2], super::interop::Underlay::V4);
+    let [a, b] = super::interop::tunnel([super::interop::Kind::Ours; 2], crate::harness::tunnel::Underlay::V4);
     assert!(a.pings("10.9.0.2".parse().unwrap(), PATIENCE));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     for namespace in [&a, &b] {
