@@ -12,8 +12,8 @@ use crate::{
         desired::Desired,
         ledger::Ledger,
         plan::Secrets,
-        ports::Applied,
-        reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Trial, Write},
+        ports::{Applied, ErrorClass, Operation, OperationError},
+        reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Ticket, Trial, Write},
         service::Failure,
         status::{Author, Revision},
         types::{HostName, PrivateKey, Secret},
@@ -30,6 +30,65 @@ pub(super) struct Disk {
     pub(super) trial: Option<Trial>,
     /// Writes fail.
     pub(super) full: bool,
+    /// They fail when so many more have been made.
+    pub(super) room: Option<usize>,
+}
+
+impl Disk {
+    /// Makes a write, as the store does; `submitted` finds the document of a submission.
+    pub(super) fn write(
+        &mut self,
+        write: &Write,
+        submitted: impl Fn(Ticket) -> Desired,
+        now: Duration,
+    ) -> Result<Option<Revision>, String> {
+        let (Write::Begin(_, ledger)
+        | Write::Commit(_, ledger, _)
+        | Write::Abandon(_, ledger, _)
+        | Write::Recover(ledger)
+        | Write::Confirm(_, ledger)
+        | Write::Revert(ledger, _)
+        | Write::Ledger(ledger)) = write;
+        let ledger = ledger.clone();
+        let revision = match write {
+            Write::Begin(ticket, _) => {
+                self.last += 1;
+                self.pending = Some((self.last, submitted(*ticket)));
+                Some(revision(self.last))
+            }
+            Write::Commit(_, _, confirm) => {
+                let (number, desired) = self.pending.take().ok_or("it is not pending")?;
+                let last = self.trial.take().map(|trial| trial.fallback);
+                self.trial = confirm.map(|time| Trial {
+                    fallback: last.or(self.live.clone()).unwrap_or_default(),
+                    deadline: now + time,
+                    because: "the disk says so".into(),
+                });
+                let revision = Some(revision(number));
+                self.live = Some(Live { revision, desired });
+                self.live.as_ref().and_then(|live| live.revision.clone())
+            }
+            Write::Abandon(..) | Write::Recover(_) => {
+                self.pending = None;
+                None
+            }
+            Write::Confirm(..) => {
+                self.trial.take().ok_or("none is on trial")?;
+                None
+            }
+            Write::Revert(..) => {
+                let fallback = self.trial.take().ok_or("none is on trial")?.fallback;
+                let reverted = self.live.take().ok_or("none is in force")?;
+                let number = reverted.revision.map(|revision| revision.number);
+                self.pending = number.map(|number| (number, reverted.desired));
+                self.live = fallback.revision.is_some().then_some(fallback);
+                None
+            }
+            Write::Ledger(_) => None,
+        };
+        self.ledger = ledger;
+        Ok(revision)
+    }
 }
 
 pub(super) struct Bench {
@@ -46,6 +105,8 @@ pub(super) struct Bench {
     pub(super) readings: usize,
     /// The process is killed before this many more effects.
     pub(super) fuse: Option<usize>,
+    /// Nobody hears of the operation after so many more that were carried out.
+    pub(super) unheard: Option<usize>,
     /// Somebody else's hand in the world after each run of operations.
     pub(super) meddler: Option<fn(&mut World)>,
     submitted: BTreeMap<u64, Desired>,
@@ -83,6 +144,7 @@ impl Bench {
             questions: 0,
             readings: 0,
             fuse: None,
+            unheard: None,
             meddler: None,
             submitted: BTreeMap::new(),
         }
@@ -119,7 +181,7 @@ impl Bench {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+    pub(super) fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::ReadSecrets(desired) => Some(Event::SecretsRead(secrets(&desired))),
             Effect::Observe(scope) => {
@@ -133,7 +195,10 @@ impl Bench {
                         return None;
                     }
                     self.fuse = self.fuse.map(|left| left - 1);
-                    match self.world.carry_out(&operation) {
+                    let result = self.world.carry_out(&operation);
+                    let heard = self.unheard != Some(0);
+                    self.unheard = self.unheard.and_then(|left| left.checked_sub(1));
+                    match result.and_then(|()| if heard { Ok(()) } else { Err(no_answer(&operation)) }) {
                         Ok(()) => applied.done += 1,
                         Err(failure) => {
                             applied.failure = Some(failure);
@@ -146,8 +211,14 @@ impl Bench {
                 }
                 Some(Event::Applied(applied))
             }
-            Effect::Store(_) if self.disk.full => Some(Event::Stored(Err("No space left on device".into()))),
-            Effect::Store(write) => Some(Event::Stored(Ok(self.write(write)))),
+            Effect::Store(_) if self.disk.full || self.disk.room == Some(0) => {
+                Some(Event::Stored(Err("No space left on device".into())))
+            }
+            Effect::Store(write) => {
+                self.disk.room = self.disk.room.map(|room| room - 1);
+                let submitted = |ticket| self.submitted[&ticket].clone();
+                Some(Event::Stored(self.disk.write(&write, submitted, self.now.monotonic)))
+            }
             Effect::Resolve(name) => {
                 self.questions += 1;
                 let answer = self.dns.get(&name).cloned();
@@ -164,53 +235,6 @@ impl Bench {
             }
             Effect::Note(note) => {
                 self.notes.push(note);
-                None
-            }
-        }
-    }
-
-    fn write(&mut self, write: Write) -> Option<Revision> {
-        match write {
-            Write::Begin(ticket, ledger) => {
-                self.disk.ledger = ledger;
-                self.disk.last += 1;
-                self.disk.pending = Some((self.disk.last, self.submitted[&ticket].clone()));
-                Some(revision(self.disk.last))
-            }
-            Write::Commit(_, ledger, confirm) => {
-                self.disk.ledger = ledger;
-                let (number, desired) = self.disk.pending.take().expect("it began");
-                let last = self.disk.trial.take().map(|trial| trial.fallback);
-                self.disk.trial = confirm.map(|time| Trial {
-                    fallback: last.or(self.disk.live.clone()).unwrap_or_default(),
-                    deadline: self.now.monotonic + time,
-                    because: "the disk says so".into(),
-                });
-                let revision = Some(revision(number));
-                self.disk.live = Some(Live { revision, desired });
-                self.disk.live.as_ref().and_then(|live| live.revision.clone())
-            }
-            Write::Abandon(_, ledger, _) | Write::Recover(ledger) => {
-                self.disk.ledger = ledger;
-                self.disk.pending = None;
-                None
-            }
-            Write::Confirm(_, ledger) => {
-                self.disk.ledger = ledger;
-                self.disk.trial = None;
-                None
-            }
-            Write::Revert(ledger, _) => {
-                self.disk.ledger = ledger;
-                let reverted = self.disk.live.take().expect("it is in force");
-                let number = reverted.revision.expect("it has a number").number;
-                self.disk.pending = Some((number, reverted.desired));
-                let fallback = self.disk.trial.take().expect("it is on trial").fallback;
-                self.disk.live = fallback.revision.is_some().then_some(fallback);
-                None
-            }
-            Write::Ledger(ledger) => {
-                self.disk.ledger = ledger;
                 None
             }
         }
@@ -291,6 +315,14 @@ impl Bench {
         change(&mut self.world);
         self.event(Event::Announced { foreign: false });
         self.pass(Duration::from_millis(50));
+    }
+}
+
+fn no_answer(operation: &Operation) -> OperationError {
+    OperationError {
+        attempt: operation.attempt(),
+        reason: "no answer in time".into(),
+        class: ErrorClass::Transient,
     }
 }
 
