@@ -135,10 +135,9 @@ impl World {
             .retain(|key, there| there.owner.is_ours() || scope.routes.contains(key));
         seen.rules
             .retain(|rule, count| count.ours > 0 || scope.rules.contains(rule));
-        seen.sysctls = scope
-            .sysctls
-            .iter()
-            .filter_map(|sysctl| Some((sysctl.clone(), self.sysctl(sysctl)?)))
+        let sysctls = seen.promotions().into_iter().chain(scope.sysctls.iter().cloned());
+        seen.sysctls = sysctls
+            .filter_map(|sysctl| Some((sysctl.clone(), self.sysctl(&sysctl)?)))
             .collect();
         seen.underlay = scope
             .endpoints

@@ -71,7 +71,7 @@ impl World {
     /// The addresses that the kernel deletes together with `address` unless it is told to promote them.
     fn secondaries(&mut self, address: &Address) -> Vec<Address> {
         let ipv6 = address.address.address().is_ipv6();
-        let promote = Sysctl::ipv4(&address.device, "promote_secondaries");
+        let promote = Sysctl::promote_secondaries(&address.device);
         if ipv6 || self.state.sysctls.get(&promote).is_some_and(|value| value != "0") {
             return Vec::new();
         }

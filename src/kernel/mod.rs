@@ -114,7 +114,8 @@ impl Port for Kernel {
         observed.addresses = addresses.map_err(named("addresses"))?;
         let rules = rule::read(socket, |rule| scope.rules.contains(rule)).await;
         observed.rules = rules.map_err(named("rules"))?;
-        observed.sysctls = sysctl::read(&scope.sysctls).map_err(|(sysctl, error)| error.observe(sysctl.path()))?;
+        let settings = &observed.promotions() | &scope.sysctls;
+        observed.sysctls = sysctl::read(&settings).map_err(|(sysctl, error)| error.observe(sysctl.path()))?;
         let underlay = underlay::read(socket, &links, &scope.endpoints).await;
         observed.underlay = underlay.map_err(named("the routes to endpoints"))?;
         let routes = self.observe_routes(&links, scope, observed).await;

@@ -208,6 +208,11 @@ impl Sysctl {
         Self(format!("net/ipv4/conf/{device}/{setting}"))
     }
 
+    /// Whether a secondary address takes the place of the first when that goes, instead of going with it.
+    pub fn promote_secondaries(device: &InterfaceName) -> Self {
+        Self::ipv4(device, "promote_secondaries")
+    }
+
     /// A setting of IPv6 on one interface.
     pub fn ipv6(device: &InterfaceName, setting: &str) -> Self {
         Self(format!("net/ipv6/conf/{device}/{setting}"))

@@ -29,7 +29,7 @@ pub struct Observed {
     pub routes: BTreeMap<RouteKey, Owned<Route>>,
     /// Our rules, and foreign ones equal to a rule that the scope names.
     pub rules: BTreeMap<Rule, RuleCount>,
-    /// The settings that the scope names; those that do not exist are missing.
+    /// The settings that the scope names, and [`Self::promotions`]; those that do not exist are missing.
     pub sysctls: BTreeMap<Sysctl, String>,
     /// Our nftables table; empty where there is none. A table that is not as we would write it reads as
     /// different from every [`Firewall`] we could want: see [`Self::firewall_foreign_edit`].
@@ -169,6 +169,15 @@ impl Scope {
 }
 
 impl Observed {
+    /// Whether foreign links promote secondary addresses, where such a link has an address of ours: that is
+    /// changed while ours goes, and no document names it.
+    pub fn promotions(&self) -> BTreeSet<Sysctl> {
+        let foreign = |name: &InterfaceName| self.links.get(name).is_some_and(|link| !link.owner.is_ours());
+        let ours = self.addresses.iter().filter(|(_, has)| has.owner.is_ours());
+        let links = ours.map(|(entry, _)| &entry.device).filter(|name| foreign(name));
+        links.map(Sysctl::promote_secondaries).collect()
+    }
+
     /// The link that reaches `gateway` directly: the one with the longest connected network around it.
     pub fn connected(&self, gateway: IpAddr) -> Option<&InterfaceName> {
         self.addresses

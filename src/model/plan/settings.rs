@@ -121,9 +121,7 @@ pub(super) fn addresses(
         let early = early.contains(&address);
         let step = if early { Step::MakeRoom } else { Step::Unaddress };
         if has_secondaries(&address, desired, observed) && promoting.insert(address.device.clone()) {
-            let sysctl = Sysctl::ipv4(&address.device, "promote_secondaries");
-            let value = "1".into();
-            draft.add(step, Operation::SetSysctl { sysctl, value });
+            promote(&address.device, step, observed, draft);
         }
         draft.add(step, Operation::DeleteAddress { address });
     }
@@ -137,6 +135,23 @@ fn has_secondaries(gone: &Address, desired: &Desired, observed: &Observed) -> bo
         entry.device == gone.device && entry.address.prefix() == gone.address.prefix() && entry != gone
     };
     !gone.address.address().is_ipv6() && { others }.any(secondary)
+}
+
+/// Has the kernel promote secondary addresses of a link; on a foreign one only until the end of the plan.
+fn promote(device: &InterfaceName, step: Step, observed: &Observed, draft: &mut Draft) {
+    let sysctl = Sysctl::promote_secondaries(device);
+    let has = observed.sysctls.get(&sysctl).cloned();
+    if has.as_deref() == Some("1") {
+        return;
+    }
+    let set = |value| Operation::SetSysctl {
+        sysctl: sysctl.clone(),
+        value,
+    };
+    draft.add(step, set("1".into()));
+    if let Some(has) = has {
+        draft.add(Step::Release, set(has));
+    }
 }
 
 fn missing_link(name: &InterfaceName, observed: &Observed) -> String {
