@@ -7,7 +7,7 @@ use crate::model::{
     document::RouteKind,
     observed::{Owned, Owner},
     ports::ErrorClass,
-    types::{InterfaceName, Prefix, TableId},
+    types::{InterfaceName, Mtu, Prefix, TableId},
 };
 
 use super::{EXISTS, FOREIGN, NO_DEVICE, Refusal, World};
@@ -61,7 +61,7 @@ impl World {
         }
         let mut kept = route.clone();
         for nexthop in &mut kept.nexthops {
-            nexthop.device = Some(self.device(key.table, nexthop)?);
+            nexthop.device = Some(self.device(key, nexthop)?);
             if route.nexthops.len() == 1 {
                 nexthop.weight = 1;
             }
@@ -70,11 +70,14 @@ impl World {
         Ok(kept)
     }
 
-    fn device(&self, table: TableId, nexthop: &NextHop) -> Result<InterfaceName, Refusal> {
+    fn device(&self, key: &RouteKey, nexthop: &NextHop) -> Result<InterfaceName, Refusal> {
         if let Some(device) = &nexthop.device {
             let link = self.state.links.get(device).ok_or(NO_DEVICE)?;
             if !link.up {
                 return Err(("Device for nexthop is not up", ErrorClass::Changed));
+            }
+            if key.prefix.is_ipv6() && link.mtu < Mtu::IPV6_MINIMUM {
+                return Err(("IPv6 is disabled on nexthop device", ErrorClass::Refused));
             }
             let link_local = matches!(nexthop.via, Some(IpAddr::V6(via)) if via.is_unicast_link_local());
             if nexthop.via.is_none() || nexthop.onlink || link_local {
@@ -83,7 +86,7 @@ impl World {
         }
         let invalid = ("Nexthop has invalid gateway", ErrorClass::Changed);
         let gateway = nexthop.via.ok_or(invalid)?;
-        self.towards(table, gateway)
+        self.towards(key.table, gateway)
             .filter(|(_, device)| nexthop.device.as_ref().is_none_or(|wanted| wanted == device))
             .max_by_key(|(network, _)| network.length())
             .map(|(_, device)| device)

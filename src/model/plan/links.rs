@@ -8,11 +8,11 @@ use std::{
 
 use super::{
     super::{
-        desired::{Desired, WireGuard},
+        desired::{Desired, Route, WireGuard},
         document::{BackendChoice, MtuChoice},
         observed::{Capabilities, Link, LinkKind, Observed, Owner},
         ports::{Backend, Operation},
-        types::{InterfaceName, Mtu, PublicKey},
+        types::{InterfaceName, Mtu, Prefix, PublicKey},
     },
     Inputs, Object, Secrets,
     step::{Draft, Step},
@@ -314,11 +314,10 @@ fn mtu(name: &InterfaceName, tunnel: &WireGuard, desired: &Desired, observed: &O
     if let MtuChoice::Bytes(mtu) = tunnel.mtu {
         return mtu;
     }
-    let ipv6 = desired
-        .addresses
-        .iter()
-        .any(|entry| entry.device == *name && entry.address.address().is_ipv6());
-    let least = if ipv6 { Mtu::IPV6_MINIMUM.0 } else { LEAST_MTU };
+    let least = match carries_ipv6(name, tunnel, desired) {
+        true => Mtu::IPV6_MINIMUM.0,
+        false => LEAST_MTU,
+    };
     endpoints(tunnel, inputs)
         .filter_map(|address| observed.underlay.get(&(tunnel.fwmark, address)))
         // A way that leads through the tunnel itself says nothing: its rules are not there yet.
@@ -326,6 +325,21 @@ fn mtu(name: &InterfaceName, tunnel: &WireGuard, desired: &Desired, observed: &O
         .map(|way| Mtu(way.mtu.0.saturating_sub(Mtu::WIREGUARD_OVERHEAD).max(least)))
         .min()
         .unwrap_or(DEFAULT_MTU)
+}
+
+/// Whether the document has IPv6 on a link: below its least MTU the kernel switches it off there, and drops
+/// the link's IPv6 routes with its addresses (`addrconf_notify()`).
+fn carries_ipv6(name: &InterfaceName, tunnel: &WireGuard, desired: &Desired) -> bool {
+    let over = |route: &Route| route.nexthops.iter().any(|hop| hop.device.as_ref() == Some(name));
+    let mut addresses = desired.addresses.iter().filter(|entry| entry.device == *name);
+    let mut routes = desired.routes.iter().filter(|(_, route)| over(route));
+    addresses.any(|entry| entry.address.address().is_ipv6())
+        || routes.any(|(key, _)| key.prefix.is_ipv6())
+        || tunnel
+            .peers
+            .values()
+            .flat_map(|peer| &peer.allowed_ips)
+            .any(Prefix::is_ipv6)
 }
 
 /// The addresses of a tunnel's endpoints that are known.
