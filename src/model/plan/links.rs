@@ -172,14 +172,12 @@ fn missing_secret(name: &InterfaceName, tunnel: &WireGuard, secrets: &Secrets) -
         .map(|(key, _)| format!("the preshared key of peer {key} is not there"))
 }
 
-/// How long a tunnel that the engine carries has to stay there before the kernel's handshakes are taken.
-fn stamps_ahead(name: &InterfaceName, observed: &Observed, now: SystemTime) -> Option<Duration> {
-    let peers = observed
-        .wireguard
-        .get(name)
-        .into_iter()
-        .flat_map(|device| device.peers.values());
-    let last = peers.filter_map(|peer| peer.last_handshake).max()?;
+/// How long a tunnel that the engine carries has to stay there before the kernel's handshakes are taken by the
+/// peers that stay.
+fn stamps_ahead(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, now: SystemTime) -> Option<Duration> {
+    let peers = &observed.wireguard.get(name)?.peers;
+    let staying = peers.iter().filter(|(key, _)| tunnel.peers.contains_key(key));
+    let last = staying.filter_map(|(_, peer)| peer.last_handshake).max()?;
     // One that lies ahead says that the clock was set, and nothing of when.
     let age = now.duration_since(last).ok()?;
     STAMPS_AHEAD.checked_sub(age).filter(|left| !left.is_zero())
@@ -205,7 +203,7 @@ fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, inputs: &
     match (backend(tunnel.backend, &observed.capabilities), link) {
         (Ok(wanted), None) => Fate::Create(wanted),
         (Ok(wanted), Some(_)) if alive == Some(wanted) => Fate::Keep(wanted),
-        (Ok(to), Some(link)) => match stamps_ahead(name, observed, inputs.now) {
+        (Ok(to), Some(link)) => match stamps_ahead(name, tunnel, observed, inputs.now) {
             Some(left) if alive == Some(Backend::Userspace) => {
                 let reason = format!(
                     "stays with the engine until its last handshake is {} s old: far ends refuse the kernel's before",
