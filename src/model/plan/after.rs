@@ -25,6 +25,8 @@ pub(super) struct After {
     foreign: BTreeSet<InterfaceName>,
     /// Networks of addresses of links that are up.
     connected: BTreeSet<(Prefix, InterfaceName)>,
+    /// Networks of links and addresses that go: until then a gateway in one of them is found there, too.
+    passing: BTreeSet<Prefix>,
     /// Addresses that can be a source.
     sources: BTreeSet<IpAddr>,
     /// Routes straight to a link: they make gateways reachable too.
@@ -70,12 +72,15 @@ impl After {
             .filter(is_up)
             .map(|entry| (entry.address.prefix(), entry.device.clone()))
             .collect();
+        let goes = |entry: &&Address| links.goes(&entry.device) || leaving.contains(entry);
+        let passing = observed.addresses.keys().filter(goes);
         let sources = addresses.iter().map(|entry| entry.address.address()).collect();
         let foreign = links.foreign(observed).cloned().collect();
         let mut after = Self {
             links: up,
             foreign,
             connected,
+            passing: passing.map(|entry| entry.address.prefix()).collect(),
             sources,
             direct: BTreeMap::new(),
         };
@@ -131,25 +136,49 @@ impl After {
             };
         }
         let device = nexthop.device.as_ref();
-        let on = |link: &InterfaceName| device.is_none_or(|device| device == link);
-        if self
-            .connected
-            .iter()
-            .any(|(network, link)| on(link) && network.contains(gateway))
-        {
-            return Ok(Reach::Connected);
-        }
-        self.direct
-            .iter()
-            .filter(|((asked, link), _)| on(link) && (*asked == table || *asked == TableId::MAIN))
-            .flat_map(|(_, keys)| keys)
-            .filter(|key| key.prefix.contains(gateway))
-            .max_by_key(|key| key.prefix.length())
-            .map(|key| Reach::Route(*key))
+        self.towards(table, gateway, device)
+            .map(|(reach, _)| reach)
             .ok_or_else(|| match device {
                 Some(device) => format!("link {device} does not reach gateway {gateway}"),
                 None => format!("no link reaches gateway {gateway}"),
             })
+    }
+
+    /// How `gateway` is reached, over `device` if that is named, and the link.
+    fn towards(
+        &self,
+        table: TableId,
+        gateway: IpAddr,
+        device: Option<&InterfaceName>,
+    ) -> Option<(Reach, &InterfaceName)> {
+        let on = |link: &InterfaceName| device.is_none_or(|device| device == link);
+        let connected = self
+            .connected
+            .iter()
+            .filter(|(network, link)| on(link) && network.contains(gateway))
+            .max_by_key(|(network, _)| network.length());
+        if let Some((_, link)) = connected {
+            return Some((Reach::Connected, link));
+        }
+        self.direct
+            .iter()
+            .filter(|((asked, link), _)| on(link) && (*asked == table || *asked == TableId::MAIN))
+            .flat_map(|((_, link), keys)| keys.iter().map(move |key| (key, link)))
+            .filter(|(key, _)| key.prefix.contains(gateway))
+            .max_by_key(|(key, _)| key.prefix.length())
+            .map(|(key, link)| (Reach::Route(*key), link))
+    }
+
+    /// Names the link of a next hop that the kernel would choose by its gateway, where it could choose one that
+    /// goes: it would drop the route with it.
+    pub(super) fn name_link(&self, table: TableId, nexthop: &mut NextHop) {
+        let Some(gateway) = nexthop.via.filter(|_| nexthop.device.is_none()) else {
+            return;
+        };
+        if self.passing.iter().any(|network| network.contains(gateway)) {
+            let found = self.towards(table, gateway, None);
+            nexthop.device = found.map(|(_, link)| link.clone());
+        }
     }
 
     /// Whether the kernel will take a route's preferred source.

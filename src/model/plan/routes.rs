@@ -199,6 +199,9 @@ fn takes(
             false
         }
     });
+    for nexthop in &mut now.nexthops {
+        after.name_link(key.table, nexthop);
+    }
     if let ([only], true) = (now.nexthops.as_mut_slice(), missing.is_some()) {
         // A share of the whole is no share; the kernel reports none for a single next hop.
         only.weight = 1;
