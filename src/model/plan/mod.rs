@@ -172,13 +172,16 @@ pub fn is_guard(operation: &Operation, desired: &Desired) -> bool {
 }
 
 /// The values of settings that operations are about to change. The caller keeps in the ledger, flushed before
-/// they run, those that it does not hold yet: what we saved first was there before us.
+/// they run, those that it does not hold yet: what we saved first was there before us. The settings of our own
+/// links go with them; put back later, they would go to whoever has a link of that name then.
 pub fn saves(operations: &[Operation], observed: &Observed) -> BTreeMap<Sysctl, String> {
+    let own = |name: InterfaceName| observed.links.get(&name).is_some_and(|link| link.owner.is_ours());
     let changed = operations.iter().filter_map(|operation| match operation {
         Operation::SetSysctl { sysctl, .. } => Some(sysctl),
         _ => None,
     });
     changed
+        .filter(|sysctl| !sysctl.device().is_some_and(own))
         .filter_map(|sysctl| observed.sysctls.get_key_value(sysctl))
         .map(|(sysctl, value)| (sysctl.clone(), value.clone()))
         .collect()

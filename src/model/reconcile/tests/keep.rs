@@ -163,3 +163,21 @@ fn a_tunnel_moves_to_the_kernel_when_far_ends_take_its_handshakes() {
     assert_eq!(kind(&bench), LinkKind::WireGuard);
     assert!(bench.machine.repairs().by_kind.is_empty(), "what waited was not broken");
 }
+
+#[test]
+fn settings_of_our_own_links_are_not_put_back_on_others() {
+    let mut bench = applied();
+    let setting = crate::model::desired::Sysctl::ipv4(&name("wg0"), "rp_filter");
+    bench.meddle(|world| {
+        world.state.sysctls.insert(setting.clone(), "1".into());
+    });
+    bench.event(Event::Refresh);
+    assert_eq!(bench.world.state.sysctls[&setting], "2");
+    bench.meddle(|world| {
+        world.remove_link(&name("wg0"));
+        world.add_foreign_link(name("wg0"), LinkKind::Other("dummy".into()));
+    });
+    bench.apply(&Desired::default()).unwrap().unwrap();
+    assert_eq!(bench.world.state.sysctls.get(&setting), None);
+    assert!(bench.disk.ledger.sysctls.is_empty());
+}
