@@ -109,8 +109,9 @@ impl Machine {
             }
             Event::Stored(result) => self.stored(result, now),
             Event::Resolved(name, answer) => self.resolved(&name, answer, now),
-            // A world that cannot be read has its own pauses.
-            Event::Announced { .. } if self.blind.is_some() => {}
+            // A world that cannot be read has its own pauses. It may be readable again by now, and have been read
+            // before this change.
+            Event::Announced { .. } if self.blind.is_some() && !matches!(self.step, Step::Observe(_)) => {}
             Event::Announced { foreign } => self.look_again(self.coalesced(foreign, now)),
             Event::Refresh => self.look_again(now.monotonic),
             Event::Reload => {

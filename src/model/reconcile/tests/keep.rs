@@ -181,3 +181,21 @@ fn settings_of_our_own_links_are_not_put_back_on_others() {
     assert_eq!(bench.world.state.sysctls.get(&setting), None);
     assert!(bench.disk.ledger.sysctls.is_empty());
 }
+
+#[test]
+fn what_is_announced_while_the_world_becomes_readable_is_looked_at() {
+    let mut bench = applied();
+    bench.world.fail_observe(ErrorClass::Transient);
+    bench.event(Event::Refresh);
+    assert!(matches!(bench.machine.state(), State::Blind(_)));
+    bench.now.monotonic = bench.machine.deadline().unwrap();
+    let [Effect::Observe(scope)] = &bench.machine.handle(Event::Tick, bench.now)[..] else {
+        panic!("it is read again");
+    };
+    let before = bench.world.read(scope).unwrap();
+    bench.world.remove_link(&name("wg0"));
+    bench.event(Event::Announced { foreign: false });
+    bench.event(Event::Observed(Ok(Box::new(before))));
+    bench.pass(Duration::from_secs(1));
+    assert!(equals(&bench, &first()));
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bench::{Bench, Disk, desired, tunnel};
 
-use super::{Answer, Event, Note};
+use super::{Answer, Effect, Event, Note};
 use crate::{
     fake::World,
     model::{
