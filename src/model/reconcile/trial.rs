@@ -57,13 +57,14 @@ impl Machine {
 
     /// Confirms or reverts if it is time to, and no other step is under way.
     pub(super) fn judge_trial(&mut self, now: Now) {
-        let Some(trial) = self.trial.as_ref().filter(|_| self.job.is_none()) else {
+        // Who asked before the deadline is heard, even if something else had to be finished first; and before an
+        // apply that came later begins, which would put another revision in the place of the one that was meant.
+        if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) {
             return;
-        };
-        // Who asked before the deadline is heard, even if something else had to be finished first.
+        }
         if let Some(ticket) = self.confirming.first() {
             self.store(Write::Confirm(*ticket, self.ledger.clone()), Then::Confirm);
-        } else if trial.deadline <= now.monotonic {
+        } else if self.trial_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
             self.revert(now);
         }
     }

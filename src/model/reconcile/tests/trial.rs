@@ -128,3 +128,26 @@ fn killed_at_any_step_of_a_revert_the_next_start_ends_it() {
         }
     }
 }
+
+/// Confirms the trial of [`second`] in the middle of a reading, and hands in `next` before that ends.
+fn confirm_and_hand_in(next: &Desired) -> Bench {
+    let mut bench = on_trial();
+    let effects = bench.machine.handle(Event::Refresh, bench.now);
+    bench.event(Event::Confirm(CONFIRMATION));
+    bench.submit_on_trial(next, Some(MINUTE));
+    for effect in effects {
+        let answer = bench.carry_out(effect).unwrap();
+        bench.event(answer);
+    }
+    bench
+}
+
+#[test]
+fn a_confirmation_is_of_the_revision_that_was_in_force_then() {
+    let mut bench = confirm_and_hand_in(&Desired::default());
+    let revision = bench.confirmed.remove(0).unwrap().unwrap();
+    assert_eq!(revision.number, 2, "not the one that was handed in later");
+    assert!(equals(&bench, &Desired::default()));
+    bench.pass(MINUTE);
+    assert!(equals(&bench, &second()), "{:?}", bench.notes);
+}
