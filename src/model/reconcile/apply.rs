@@ -317,7 +317,9 @@ impl Machine {
                 let previous = self.live.replace(live);
                 self.begin_trial(previous, confirm, now);
                 self.fights.clear();
-                self.keeper.applied(&self.plan);
+                if let Some(live) = &self.live {
+                    self.keeper.applied(&self.plan, &live.desired);
+                }
                 self.adopt_secrets(secrets, now);
                 self.end(Ok(Box::new(Done { revision, plan, took })), now);
             }

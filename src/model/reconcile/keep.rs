@@ -7,6 +7,7 @@ use std::{
 
 use super::{Machine, Note, Now, Write, machine::Then, subject};
 use crate::model::{
+    desired::Desired,
     plan::{self, Object, Plan},
     ports::{Applied, Operation},
     types::InterfaceName,
@@ -17,7 +18,7 @@ use crate::model::{
 pub struct Repairs {
     /// By kind of operation.
     pub by_kind: BTreeMap<String, u64>,
-    /// By the link concerned.
+    /// By the link concerned, of tunnels that the document in force has.
     pub by_link: BTreeMap<InterfaceName, u64>,
 }
 
@@ -42,10 +43,10 @@ impl Keeper {
     }
 
     /// The kernel equals a document because an apply made it so.
-    pub(super) fn applied(&mut self, plan: &Plan) {
+    pub(super) fn applied(&mut self, plan: &Plan, desired: &Desired) {
         self.settled = true;
         self.changed = false;
-        self.remember(plan);
+        self.remember(plan, desired);
     }
 
     /// Another document is in force, and the kernel has not equalled it yet.
@@ -58,7 +59,9 @@ impl Keeper {
         &self.repairs
     }
 
-    fn remember(&mut self, plan: &Plan) {
+    fn remember(&mut self, plan: &Plan, desired: &Desired) {
+        let tunnel = |name: &InterfaceName| desired.wireguard.contains_key(name);
+        self.repairs.by_link.retain(|name, _| tunnel(name));
         let waiting = plan.waiting.iter().map(|entry| &entry.object);
         let conflicts = plan.conflicts.iter().map(|entry| &entry.object);
         self.pending = waiting.chain(conflicts).cloned().collect();
@@ -102,7 +105,9 @@ impl Machine {
 
     /// The kernel equals the document.
     fn settle(&mut self) {
-        self.keeper.remember(&self.plan);
+        if let Some(live) = &self.live {
+            self.keeper.remember(&self.plan, &live.desired);
+        }
         self.keeper.changed = false;
         if !self.keeper.settled {
             self.keeper.settled = true;

@@ -199,3 +199,16 @@ fn what_is_announced_while_the_world_becomes_readable_is_looked_at() {
     bench.pass(Duration::from_secs(1));
     assert!(equals(&bench, &first()));
 }
+
+#[test]
+fn repairs_of_tunnels_that_are_gone_are_forgotten() {
+    let mut bench = applied();
+    for port in 1..20 {
+        let name: InterfaceName = format!("vpn{port}").parse().unwrap();
+        let text = tunnel(name.as_str(), port, "10.10.10.1/30", "192.0.2.1:51820");
+        bench.apply(&desired(&text)).unwrap().unwrap();
+        bench.meddle(|world| world.remove_link(&name));
+        assert!(bench.machine.repairs().by_link[&name] > 0);
+        assert_eq!(bench.machine.repairs().by_link.len(), 1);
+    }
+}
