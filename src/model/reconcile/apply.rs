@@ -171,6 +171,8 @@ impl Machine {
         for operation in operations.iter().take(applied.done) {
             self.ledger.record(operation);
         }
+        // The rest may have been carried out all the same: whoever gave up waiting does not know.
+        self.prepare(operations.get(applied.done..).unwrap_or_default());
         let Some(job) = &mut self.job else {
             self.kept(operations, applied, now);
             return;

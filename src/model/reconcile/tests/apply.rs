@@ -204,3 +204,19 @@ fn foreign_settings_come_back_after_a_crash_too() {
         .count();
     assert_eq!(set, 2);
 }
+
+#[test]
+fn an_address_that_nobody_heard_of_is_ours_on_an_old_kernel_too() {
+    let entry = |desired: Desired| desired.addresses.into_iter().next().unwrap();
+    for unheard in 0..8 {
+        let mut world = world();
+        world.state.capabilities.address_protocol = false;
+        let mut bench = Bench::started(world, Disk::default());
+        bench.unheard = Some(unheard);
+        bench.apply(&first()).unwrap().unwrap();
+        bench.apply(&second()).unwrap().unwrap();
+        let addresses = &bench.world.state.addresses;
+        assert!(!addresses.contains_key(&entry(first())), "not heard of: {unheard}");
+        assert!(addresses.contains_key(&entry(second())));
+    }
+}
