@@ -128,9 +128,11 @@ impl Machine {
             self.back(operations);
         } else if !job.begun && !job.submission.same {
             let ticket = job.submission.ticket;
+            let before = Box::new(self.ledger.clone());
             self.prepare(&plan.operations);
             let write = Write::Begin(ticket, self.ledger.clone());
-            self.store(write, Then::Begin(plan.operations));
+            let operations = plan.operations;
+            self.store(write, Then::Begin { operations, before });
         } else if plan.is_empty() {
             self.equal(plan);
         } else if job.attempts >= ATTEMPTS {
@@ -210,6 +212,9 @@ impl Machine {
             self.step = Step::Pause(again);
         } else if let Some(back) = &mut job.back {
             let message = format!("{}; {error}, so what is restored is not known", back.because.message);
+            if job.begun {
+                self.saving.left_behind();
+            }
             self.end(Err(Failure::new(FailureKind::NotRestored, message)), now);
         } else {
             self.roll_back(failure, now);
@@ -220,9 +225,9 @@ impl Machine {
     pub(super) fn job_stored(&mut self, then: Then, result: Result<Option<Revision>, String>, now: Now) {
         let Some(job) = &mut self.job else { return };
         match (result, then) {
-            (Ok(revision), Then::Begin(operations)) => {
+            (Ok(revision), Then::Begin { operations, .. }) => {
                 job.begun = true;
-                self.interrupted = false;
+                self.saving.begun();
                 job.revision = revision;
                 job.attempts = 1;
                 if operations.is_empty() {
@@ -232,18 +237,26 @@ impl Machine {
                 }
             }
             (Ok(_), Then::Execute(operations)) => self.start(operations),
-            (Ok(revision), Then::Nothing | Then::Confirm) => self.ended(revision, now),
+            (Ok(revision), _) => self.ended(revision, now),
             (Err(reason), then) if job.back.is_none() => {
                 let failure = Failure::new(FailureKind::Store, format!("the store cannot be written: {reason}"));
                 match then {
                     // Nothing was changed yet.
-                    Then::Begin(_) => self.end(Err(failure), now),
-                    Then::Execute(_) | Then::Nothing | Then::Confirm => self.roll_back(failure, now),
+                    Then::Begin { before, .. } => {
+                        self.ledger = *before;
+                        self.end(Err(failure), now);
+                    }
+                    _ => self.roll_back(failure, now),
                 }
             }
             // The way back does not depend on the store: the next start would go the same way.
-            (Err(_), Then::Execute(operations) | Then::Begin(operations)) => self.start(operations),
-            (Err(_), Then::Nothing | Then::Confirm) => self.ended(None, now),
+            (Err(_), Then::Execute(operations)) => self.start(operations),
+            (Err(_), _) => {
+                if job.begun {
+                    self.saving.left_behind();
+                }
+                self.ended(None, now);
+            }
         }
     }
 
@@ -288,9 +301,7 @@ impl Machine {
         }
         job.ending = Some(Ending::RolledBack);
         let (ticket, begun, reason) = (job.submission.ticket, job.begun, back.because.message.clone());
-        if back.left.is_empty() {
-            self.settle_ledger();
-        }
+        self.settle_ledger();
         let ledger = self.ledger.clone();
         let write = if begun {
             Write::Abandon(ticket, ledger, reason)
@@ -317,6 +328,9 @@ impl Machine {
                 };
                 let secrets = job.secrets.take().unwrap_or_default();
                 let previous = self.live.replace(live);
+                if !job.submission.same {
+                    self.saving.committed();
+                }
                 self.begin_trial(previous, confirm, now);
                 self.fights.clear();
                 if let Some(live) = &self.live {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Machine, Note, Now, Write, machine::Then, subject};
+use super::{Machine, Note, Now, subject};
 use crate::model::{
     desired::Desired,
     plan::{self, Object, Plan},
@@ -115,11 +115,7 @@ impl Machine {
             self.note(Note::Adopted { operations });
         }
         self.settle_ledger();
-        if std::mem::take(&mut self.interrupted) {
-            self.store(Write::Recover(self.ledger.clone()), Then::Nothing);
-        } else if self.ledger != self.stored {
-            self.store(Write::Ledger(self.ledger.clone()), Then::Nothing);
-        }
+        self.save_settled();
     }
 
     /// Without the objects that rest, and whatever needs a link that rests.

@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
-    Answer, Effect, Event, Live, Note, Now, Ticket, Write,
+    Answer, Effect, Event, Live, Note, Now, Ticket,
     apply::Job,
     fights::Fights,
     keep::Keeper,
     names::{Names, doubled},
     reading::Reading,
+    saving::Saving,
     trial::Trial,
 };
 use crate::model::{
@@ -20,7 +21,6 @@ use crate::model::{
     observed::{Observed, Scope},
     plan::{self, Plan, Secrets},
     ports::{ObserveError, Operation},
-    status::Revision,
     types::HostName,
 };
 
@@ -50,12 +50,19 @@ pub(super) enum Step {
 pub(super) enum Then {
     /// The change that it protects.
     Execute(Vec<Operation>),
-    /// The first change of a job.
-    Begin(Vec<Operation>),
+    /// The first change of a job; without it the ledger is as before.
+    Begin {
+        operations: Vec<Operation>,
+        before: Box<Ledger>,
+    },
     /// The end of a job, or nothing.
     Nothing,
     /// The end of a trial.
     Confirm,
+    /// The other end of a trial.
+    Reverted,
+    /// The end of a way back.
+    Recovered,
 }
 
 /// The state machine.
@@ -64,8 +71,6 @@ pub struct Machine {
     pub(super) live: Option<Live>,
     pub(super) secrets: Secrets,
     pub(super) ledger: Ledger,
-    /// The ledger as it is in the store.
-    pub(super) stored: Ledger,
     pub(super) observed: Option<Observed>,
     pub(super) plan: Plan,
     pub(super) names: Names,
@@ -77,9 +82,7 @@ pub struct Machine {
     pub(super) confirming: Vec<Ticket>,
     pub(super) step: Step,
     pub(super) effects: Vec<Effect>,
-    pub(super) store_trouble: Option<String>,
-    /// The store still has an apply that a crash interrupted.
-    pub(super) interrupted: bool,
+    pub(super) saving: Saving,
     pub(super) blind: Option<(ObserveError, u32)>,
     pub(super) reading: Reading,
 }
@@ -127,7 +130,7 @@ impl Machine {
     /// When [`Event::Tick`] is due, by the monotonic clock.
     pub fn deadline(&self) -> Option<Duration> {
         let step = match self.step {
-            Step::Idle => self.wake(),
+            Step::Idle => [self.wake(), self.save_again()].into_iter().flatten().min(),
             Step::Pause(until) => Some(until),
             Step::Secrets { .. } | Step::Observe(_) | Step::Store(_) | Step::Execute(_) => None,
         };
@@ -136,12 +139,11 @@ impl Machine {
     }
 
     fn started(&mut self, live: Option<Live>, ledger: Ledger, interrupted: bool, now: Now) {
-        self.stored = ledger.clone();
+        self.saving = Saving::new(ledger.clone(), interrupted);
         self.ledger = ledger;
         // A first apply that never ended leaves the empty state to go back to. Without any document and any
         // apply nothing is known to be wrong: whatever is in the kernel stays.
         self.live = live.or_else(|| interrupted.then(Live::default));
-        self.interrupted = interrupted;
         if interrupted {
             self.note(Note::Interrupted);
         }
@@ -232,34 +234,6 @@ impl Machine {
         }
     }
 
-    fn stored(&mut self, result: Result<Option<Revision>, String>, now: Now) {
-        let Step::Store(then) = std::mem::replace(&mut self.step, Step::Idle) else {
-            return;
-        };
-        let result = match result {
-            Ok(revision) => {
-                // Nothing changes the ledger while a write is under way.
-                self.stored = self.ledger.clone();
-                self.store_trouble = None;
-                Ok(revision)
-            }
-            Err(reason) => {
-                self.note(Note::StoreTrouble { reason: reason.clone() });
-                self.store_trouble = Some(reason.clone());
-                Err(reason)
-            }
-        };
-        if matches!(then, Then::Confirm) {
-            self.confirmed(result.map(drop));
-        } else if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) {
-            self.job_stored(then, result, now);
-        } else if let Then::Execute(operations) | Then::Begin(operations) = then {
-            // A repair goes on without the store: a tunnel that stays down would be worse than a ledger
-            // that is written later. The next write carries it.
-            self.start(operations);
-        }
-    }
-
     fn resolved(&mut self, name: &HostName, answer: Result<Answer, String>, now: Now) {
         let ipv6 = self.observed.as_ref().is_none_or(|observed| observed.capabilities.ipv6);
         let usable = |address: &IpAddr| ipv6 || address.is_ipv4();
@@ -296,6 +270,8 @@ impl Machine {
             self.step = Step::Secrets { job: true };
         } else if self.wake().is_some_and(|wake| wake <= now.monotonic) {
             self.read(now);
+        } else if self.save_again().is_some_and(|due| due <= now.monotonic) {
+            self.save();
         }
     }
 
@@ -332,48 +308,6 @@ impl Machine {
         let live = self.live.as_ref().map(|live| &live.desired);
         let states = [live, self.job.as_ref().map(Job::desired)];
         self.names.follow(states.into_iter().flatten(), now.monotonic);
-    }
-
-    /// Carries out `operations`; what the ledger has to say about them is stored before.
-    pub(super) fn execute(&mut self, operations: Vec<Operation>) {
-        self.prepare(&operations);
-        if self.ledger == self.stored {
-            self.start(operations);
-        } else {
-            self.store(Write::Ledger(self.ledger.clone()), Then::Execute(operations));
-        }
-    }
-
-    pub(super) fn start(&mut self, operations: Vec<Operation>) {
-        self.effects.push(Effect::Execute(operations.clone()));
-        self.step = Step::Execute(operations);
-    }
-
-    /// Adds to the ledger what a crash in the middle of `operations` must not make us forget: what will be
-    /// ours, and what was there before us. What was done is recorded after it was done.
-    pub(super) fn prepare(&mut self, operations: &[Operation]) {
-        for operation in operations {
-            match operation {
-                Operation::CreateLink { name, .. } => {
-                    self.ledger.links.insert(name.clone());
-                }
-                Operation::AddAddress { address } => {
-                    let entry = (address.device.clone(), address.address);
-                    self.ledger.addresses.insert(entry);
-                }
-                _ => {}
-            }
-        }
-        if let Some(observed) = &self.observed {
-            for (sysctl, value) in plan::saves(operations, observed) {
-                self.ledger.sysctls.entry(sysctl).or_insert(value);
-            }
-        }
-    }
-
-    pub(super) fn store(&mut self, write: Write, then: Then) {
-        self.effects.push(Effect::Store(write));
-        self.step = Step::Store(then);
     }
 
     pub(super) fn note(&mut self, note: Note) {

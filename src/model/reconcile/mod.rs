@@ -17,6 +17,7 @@ mod keep;
 mod machine;
 mod names;
 mod reading;
+mod saving;
 pub mod subject;
 #[cfg(test)]
 mod tests;

@@ -93,13 +93,12 @@ impl Machine {
             because: trial.because.clone(),
         });
         self.live = Some(trial.fallback);
-        self.interrupted = true;
         self.fights.clear();
         self.keeper.start_anew();
         self.follow_names(now);
         self.reread_secrets(now.monotonic);
         self.look_again(now.monotonic);
-        self.store(Write::Revert(self.ledger.clone(), trial.because), Then::Nothing);
+        self.save_revert(trial.because);
     }
 
     /// When the trial ends by itself, if no apply is under way.

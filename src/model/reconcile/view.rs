@@ -76,7 +76,7 @@ impl Machine {
 
     /// Why the store could not be written last.
     pub fn store_trouble(&self) -> Option<&str> {
-        self.store_trouble.as_deref()
+        self.saving.trouble()
     }
 
     /// How the kernel compares with the document in force.

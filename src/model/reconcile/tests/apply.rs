@@ -206,6 +206,50 @@ fn foreign_settings_come_back_after_a_crash_too() {
 }
 
 #[test]
+fn what_was_never_begun_is_not_remembered() {
+    let mut bench = Bench::started(world(), Disk::default());
+    bench.disk.full = true;
+    bench.apply(&first()).unwrap().unwrap_err();
+    bench.disk.full = false;
+    bench.apply(&Desired::default()).unwrap().unwrap();
+    assert_eq!(bench.disk.ledger, Default::default());
+}
+
+#[test]
+fn a_disk_that_fails_at_any_write_hears_of_the_end_later() {
+    for room in 0..6 {
+        for refused in [true, false] {
+            let mut bench = applied();
+            if refused {
+                bench.world.fail(3, ErrorClass::Refused);
+            }
+            bench.disk.room = Some(room);
+            let applied = bench.apply(&second()).unwrap().is_ok();
+            bench.disk.room = None;
+            bench.pass(Duration::from_secs(60));
+            let live = bench.disk.live.clone().unwrap();
+            assert_eq!(live.desired == second(), applied);
+            assert!(equals(&bench, &live.desired));
+            assert!(bench.disk.pending.is_none(), "{room} writes: {:?}", bench.notes);
+            assert_eq!(bench.machine.state(), State::InSync);
+        }
+    }
+}
+
+#[test]
+fn a_way_back_that_nobody_sees_ends_when_it_can_be_seen() {
+    let mut bench = applied();
+    bench.world.fail(1, ErrorClass::Refused);
+    bench.meddler = Some(|world: &mut World| (0..20).for_each(|_| world.fail_observe(ErrorClass::Transient)));
+    let failure = bench.apply(&second()).unwrap().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotRestored);
+    bench.meddler = None;
+    bench.pass(Duration::from_secs(600));
+    assert!(equals(&bench, &first()));
+    assert!(bench.disk.pending.is_none());
+}
+
+#[test]
 fn an_address_that_nobody_heard_of_is_ours_on_an_old_kernel_too() {
     let entry = |desired: Desired| desired.addresses.into_iter().next().unwrap();
     for unheard in 0..8 {

@@ -165,21 +165,23 @@ fn a_tunnel_moves_to_the_kernel_when_far_ends_take_its_handshakes() {
 }
 
 #[test]
-fn settings_of_our_own_links_are_not_put_back_on_others() {
-    let mut bench = applied();
-    let setting = crate::model::desired::Sysctl::ipv4(&name("wg0"), "rp_filter");
-    bench.meddle(|world| {
-        world.state.sysctls.insert(setting.clone(), "1".into());
-    });
-    bench.event(Event::Refresh);
-    assert_eq!(bench.world.state.sysctls[&setting], "2");
-    bench.meddle(|world| {
-        world.remove_link(&name("wg0"));
-        world.add_foreign_link(name("wg0"), LinkKind::Other("dummy".into()));
-    });
-    bench.apply(&Desired::default()).unwrap().unwrap();
-    assert_eq!(bench.world.state.sysctls.get(&setting), None);
-    assert!(bench.disk.ledger.sysctls.is_empty());
+fn a_ledger_that_cannot_be_stored_is_stored_later() {
+    let mut bench = Bench::started(world(), Disk::default());
+    let text = tunnel("wg0", 51820, "10.10.10.1/30", "vpn.example.net:51820");
+    let text = format!("[appliance]\nreconcile-interval = 0\n{text}");
+    bench.apply(&desired(&text)).unwrap().unwrap();
+    let answer = Answer {
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        ttl: Duration::from_secs(3600),
+    };
+    bench.dns.insert("vpn.example.net".parse().unwrap(), Ok(answer));
+    bench.disk.full = true;
+    bench.pass(Duration::from_secs(10));
+    assert!(bench.disk.ledger.endpoints.is_empty() && bench.machine.store_trouble().is_some());
+    bench.disk.full = false;
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.disk.ledger.endpoints.contains_key(&name("wg0")));
+    assert_eq!(bench.machine.store_trouble(), None);
 }
 
 #[test]
@@ -211,4 +213,22 @@ fn repairs_of_tunnels_that_are_gone_are_forgotten() {
         assert!(bench.machine.repairs().by_link[&name] > 0);
         assert_eq!(bench.machine.repairs().by_link.len(), 1);
     }
+}
+
+#[test]
+fn settings_of_our_own_links_are_not_put_back_on_others() {
+    let mut bench = applied();
+    let setting = crate::model::desired::Sysctl::ipv4(&name("wg0"), "rp_filter");
+    bench.meddle(|world| {
+        world.state.sysctls.insert(setting.clone(), "1".into());
+    });
+    bench.event(Event::Refresh);
+    assert_eq!(bench.world.state.sysctls[&setting], "2");
+    bench.meddle(|world| {
+        world.remove_link(&name("wg0"));
+        world.add_foreign_link(name("wg0"), LinkKind::Other("dummy".into()));
+    });
+    bench.apply(&Desired::default()).unwrap().unwrap();
+    assert_eq!(bench.world.state.sysctls.get(&setting), None);
+    assert!(bench.disk.ledger.sysctls.is_empty());
 }

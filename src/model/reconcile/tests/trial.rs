@@ -151,3 +151,16 @@ fn a_confirmation_is_of_the_revision_that_was_in_force_then() {
     bench.pass(MINUTE);
     assert!(equals(&bench, &second()), "{:?}", bench.notes);
 }
+
+#[test]
+fn a_revert_that_cannot_be_stored_is_stored_later() {
+    let mut bench = on_trial();
+    bench.disk.full = true;
+    bench.pass(MINUTE * 2);
+    assert!(equals(&bench, &first()));
+    assert!(bench.machine.store_trouble().is_some());
+    bench.disk.full = false;
+    bench.pass(MINUTE);
+    assert!(reverted(&bench), "{:?}", bench.disk);
+    assert_eq!(bench.machine.store_trouble(), None);
+}
