@@ -23,6 +23,9 @@ impl World {
 
     pub(super) fn add_address(&mut self, address: &Address) -> Result<(), Refusal> {
         let link = self.state.links.get(&address.device).ok_or(NO_DEVICE)?;
+        if !link.owner.is_ours() {
+            return Err(FOREIGN);
+        }
         let ip = address.address.address();
         if ip.is_ipv6() && !self.state.capabilities.ipv6 {
             return Err(("Operation not supported", ErrorClass::Unsupported));
@@ -96,7 +99,7 @@ impl World {
 
     /// Drops addresses and what the kernel drops with them: routes with the address as source, and with a
     /// link's last IPv4 address all its IPv4 routes.
-    pub(super) fn drop_addresses(&mut self, goes: impl Fn(&Address) -> bool) {
+    pub fn drop_addresses(&mut self, goes: impl Fn(&Address) -> bool) {
         self.arrivals();
         let (gone, stay): (Vec<_>, Vec<_>) = self.state.addresses.keys().cloned().partition(goes);
         for entry in gone {

@@ -64,7 +64,11 @@ impl World {
     }
 
     pub(super) fn set_mtu(&mut self, name: &InterfaceName, mtu: Mtu) -> Result<(), Refusal> {
-        self.state.links.get_mut(name).ok_or(NO_DEVICE)?.mtu = mtu;
+        let link = self.state.links.get_mut(name).ok_or(NO_DEVICE)?;
+        if !link.owner.is_ours() {
+            return Err(FOREIGN);
+        }
+        link.mtu = mtu;
         if mtu < Mtu::IPV6_MINIMUM {
             self.drop_routes(name, |key| key.prefix.is_ipv6());
             self.drop_addresses(|entry| entry.device == *name && entry.address.address().is_ipv6());
@@ -74,7 +78,11 @@ impl World {
 
     /// Brings a link up: now a WireGuard device binds its port.
     pub(super) fn set_up(&mut self, name: &InterfaceName) -> Result<(), Refusal> {
-        let index = self.state.links.get(name).ok_or(NO_DEVICE)?.index;
+        let link = self.state.links.get(name).ok_or(NO_DEVICE)?;
+        if !link.owner.is_ours() {
+            return Err(FOREIGN);
+        }
+        let index = link.index;
         if let Some(port) = self.state.wireguard.get(name).map(|device| device.listen_port) {
             if self.port_taken(name, port) {
                 return Err(PORT_TAKEN);

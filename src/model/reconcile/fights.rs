@@ -89,6 +89,11 @@ impl Fights {
         self.0.iter().filter_map(failed)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// A new document: old quarrels do not count.
     pub(super) fn clear(&mut self) {
         self.0.clear();

@@ -140,6 +140,11 @@ impl Names {
         Some(name.stale_due)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The addresses to use.
     pub(super) fn addresses(&self) -> BTreeMap<HostName, IpAddr> {
         let known = |(host, name): (&HostName, &Name)| Some((host.clone(), name.address?));

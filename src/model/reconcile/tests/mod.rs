@@ -4,6 +4,7 @@ mod apply;
 mod bench;
 mod keep;
 mod names;
+mod simulation;
 mod status;
 mod trial;
 

@@ -1,0 +1,127 @@
+//! People and programs that want something of the daemon.
+
+use std::time::Duration;
+
+use super::{Happening, Sim, documents, phases::Phase};
+use crate::model::{
+    desired::Desired,
+    reconcile::{Done, Event, Submission, Ticket},
+    service::{Failure, FailureKind},
+    status::Revision,
+};
+
+/// Documents that may be handed in again.
+const REMEMBERED: usize = 1000;
+
+impl Sim {
+    pub(super) fn caller(&mut self) {
+        if self.process.is_none() || !matches!(self.phase, Phase::Storm | Phase::Fair) {
+            return;
+        }
+        self.witness.stimulus(self.time);
+        match self.dice.below(20) {
+            0..12 => self.submit(),
+            12..16 => self.confirm(),
+            16 => self.deliver(Event::Refresh),
+            17 => {
+                // The confirmation of a caller who does not wait, and another's document.
+                self.confirm();
+                self.submit();
+            }
+            _ => {
+                self.keys += 1;
+                self.deliver(Event::Reload);
+            }
+        }
+    }
+
+    fn submit(&mut self) {
+        let desired = match self.dice.below(10) {
+            0 => Desired::default(),
+            1 => self.disk.live.clone().unwrap_or_default().desired,
+            2 => self.dice.one(self.documents.values().cloned()).unwrap_or_default(),
+            _ => documents::random(&mut self.dice, self.ipv6),
+        };
+        let times = [5, 60, 600, 3600].map(Duration::from_secs);
+        let confirm = self.dice.chance(400).then(|| *self.dice.pick(&times));
+        let Some(process) = &self.process else { return };
+        let live = process.machine.live();
+        let same = confirm.is_none()
+            && process.machine.trial().is_none()
+            && live.is_some_and(|live| live.desired == desired && live.revision.is_some());
+        let ticket = self.ticket();
+        self.documents.insert(ticket, desired.clone());
+        if self.documents.len() > REMEMBERED {
+            self.documents.pop_first();
+        }
+        self.witness.asked(ticket, self.time, None, self.phase == Phase::Fair);
+        self.deliver(Event::Submitted(Box::new(Submission {
+            ticket,
+            desired,
+            holder: "alice (pid 7)".into(),
+            same,
+            confirm,
+        })));
+        if confirm.is_some() && self.dice.chance(500) {
+            let time = self.dice.between(Duration::from_secs(1), Duration::from_secs(60));
+            self.at(time, Happening::Caller);
+        }
+    }
+
+    fn confirm(&mut self) {
+        let Some(process) = &self.process else { return };
+        let live = process.machine.live().and_then(|live| live.revision.clone());
+        let ticket = self.ticket();
+        self.witness.asked(ticket, self.time, Some(live), false);
+        self.deliver(Event::Confirm(ticket));
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    /// What was said about a submission is true.
+    pub(super) fn replied(&mut self, ticket: Ticket, result: &Result<Box<Done>, Failure>) {
+        let asked = self.witness.answered(ticket, self.time);
+        assert!(asked.confirms.is_none(), "a reply to a confirmation");
+        let Some(process) = &self.process else { return };
+        match result {
+            Ok(_) if self.reverts => {}
+            Ok(done) => {
+                let (live, kept) = (process.machine.live(), self.disk.live.as_ref());
+                let number = |revision: &Revision| revision.number;
+                let said = done.revision.as_ref().map(number);
+                let stored = kept.and_then(|live| live.revision.as_ref()).map(number);
+                assert_eq!(said, stored, "an acknowledged revision is in the store");
+                assert_eq!(live, kept, "and in force");
+                assert_eq!(live.map(|live| &live.desired), self.documents.get(&ticket));
+                self.proves_equal("it was applied");
+            }
+            Err(failure) if failure.kind == FailureKind::Busy => {
+                assert!(process.machine.busy().is_some(), "{failure}");
+            }
+            Err(failure) => {
+                assert!(!asked.fair, "in fair weather: {failure}");
+                if failure.message.contains("the previous state is back") {
+                    self.proves_equal(&failure.message);
+                }
+            }
+        }
+    }
+
+    /// What was said about a confirmation is true.
+    pub(super) fn confirmed(&mut self, ticket: Ticket, result: Result<Option<Revision>, Failure>) {
+        let asked = self.witness.answered(ticket, self.time);
+        let Some(meant) = asked.confirms else {
+            panic!("a confirmation of a submission");
+        };
+        match result {
+            Ok(revision) => {
+                assert_eq!(revision, meant, "what was confirmed is what was in force then");
+                assert!(self.disk.trial.is_none(), "the confirmation is in the store");
+            }
+            Err(failure) => assert_ne!(failure.kind, FailureKind::NotRestored),
+        }
+    }
+}
