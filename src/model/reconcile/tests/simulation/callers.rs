@@ -103,6 +103,11 @@ impl Sim {
             }
             Err(failure) => {
                 assert!(!asked.fair, "in fair weather: {failure}");
+                let whole = failure.kind != FailureKind::NotRestored;
+                assert!(
+                    whole || !self.witness.way_was_clear(),
+                    "nothing was in the way: {failure}"
+                );
                 if failure.message.contains("the previous state is back") {
                     self.proves_equal(&failure.message);
                 }

@@ -120,6 +120,9 @@ impl Sim {
             reason: "Interrupted dump".into(),
             class: ErrorClass::Transient,
         });
+        if blind.is_some() {
+            self.witness.disturbed();
+        }
         let time = self.takes(MICRO, MILLI);
         let result = blind.map_or(Ok(Box::new(observed)), Err);
         self.later(time, Happening::Event(Event::Observed(result)));

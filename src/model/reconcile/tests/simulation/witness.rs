@@ -76,6 +76,8 @@ pub(super) struct Witness {
     /// The states of everything else that a plan depends on, by number; and the one that the last reading was of.
     changes: u64,
     read_at: u64,
+    /// And when a way back began.
+    back_at: u64,
     /// Of this hour: readings and what may be a reason for one.
     hour: u64,
     readings: usize,
@@ -115,6 +117,11 @@ impl Witness {
     /// Something changed that a plan depends on.
     pub(super) fn disturbed(&mut self) {
         self.changes += 1;
+    }
+
+    /// Nothing went wrong since a way back began.
+    pub(super) fn way_was_clear(&self) -> bool {
+        self.changes == self.back_at
     }
 
     /// Nothing a plan depends on changed since the world was read, but for our own operations.
@@ -279,6 +286,9 @@ impl Witness {
     /// Nobody is told for the sake of telling.
     pub(super) fn note(&mut self, note: &Note) {
         self.notes += 1;
+        if matches!(note, Note::RollingBack { .. }) {
+            self.back_at = self.changes;
+        }
         assert!(
             self.notes < 1000 + 20 * self.stimuli,
             "{} notes in an hour, the last {note:?}",
