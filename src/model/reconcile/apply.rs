@@ -126,6 +126,8 @@ impl Machine {
         if let Some(back) = &job.back {
             let operations = without(&plan, back);
             self.back(operations);
+        } else if !job.begun && self.saving.owes_revert() {
+            self.save();
         } else if !job.begun && !job.submission.same {
             let ticket = job.submission.ticket;
             let before = Box::new(self.ledger.clone());
@@ -246,6 +248,7 @@ impl Machine {
                         self.ledger = *before;
                         self.end(Err(failure), now);
                     }
+                    Then::Reverted => self.end(Err(failure), now),
                     _ => self.roll_back(failure, now),
                 }
             }
@@ -328,9 +331,6 @@ impl Machine {
                 };
                 let secrets = job.secrets.take().unwrap_or_default();
                 let previous = self.live.replace(live);
-                if !job.submission.same {
-                    self.saving.committed();
-                }
                 self.begin_trial(previous, confirm, now);
                 self.fights.clear();
                 if let Some(live) = &self.live {

@@ -44,9 +44,9 @@ impl Saving {
         self.interrupted = true;
     }
 
-    /// Another revision is in force, so that what was to be reverted is history.
-    pub(super) fn committed(&mut self) {
-        self.reverted = None;
+    /// A revert is still to be written; nothing can be applied before that is.
+    pub(super) fn owes_revert(&self) -> bool {
+        self.reverted.is_some()
     }
 
     pub(super) fn trouble(&self) -> Option<&str> {
@@ -90,20 +90,15 @@ impl Machine {
         let written = result.is_ok();
         match then {
             Then::Confirm => self.confirmed(result.map(drop)),
-            Then::Reverted if written => {
-                // An apply that began meanwhile has put an end to what was interrupted before; this is not.
-                self.saving.interrupted = true;
-                self.saving.reverted = None;
-            }
-            Then::Recovered if written => self.saving.interrupted = false,
-            Then::Reverted | Then::Recovered => {}
+            Then::Reverted if written => self.saving.reverted = None,
+            Then::Recovered => self.saving.interrupted &= !written,
             then if self.job.as_ref().is_some_and(|job| !job.wants_secrets()) => self.job_stored(then, result, now),
             // A repair goes on without the store: a tunnel that stays down would be worse than a ledger
             // that is written later.
             Then::Execute(operations) | Then::Begin { operations, .. } => self.start(operations),
-            Then::Nothing => {}
+            Then::Nothing | Then::Reverted => {}
         }
-        if written && self.saving.interrupted && self.job.is_none() {
+        if written && self.saving.interrupted {
             // The store takes writes again. Whether the kernel equals the fallback is seen by reading it.
             self.look_again(now.monotonic);
         }

@@ -271,14 +271,15 @@ impl Bench {
 
     pub(super) fn submit_on_trial(&mut self, desired: &Desired, confirm: Option<Duration>) -> u64 {
         let ticket = self.submitted.len() as u64;
+        let live = self.machine.live();
         self.submitted.insert(ticket, desired.clone());
         self.event(Event::Submitted(Box::new(Submission {
             ticket,
             desired: desired.clone(),
             holder: "alice (pid 7)".into(),
             same: confirm.is_none()
-                && self.disk.trial.is_none()
-                && self.disk.live.as_ref().is_some_and(|live| live.desired == *desired),
+                && self.machine.trial().is_none()
+                && live.is_some_and(|live| live.desired == *desired && live.revision.is_some()),
             confirm,
         })));
         ticket

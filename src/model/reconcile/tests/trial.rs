@@ -164,3 +164,21 @@ fn a_revert_that_cannot_be_stored_is_stored_later() {
     assert!(reverted(&bench), "{:?}", bench.disk);
     assert_eq!(bench.machine.store_trouble(), None);
 }
+
+#[test]
+fn nothing_is_applied_before_a_revert_is_stored() {
+    for next in [first(), Desired::default()] {
+        let mut bench = on_trial();
+        bench.disk.full = true;
+        bench.pass(MINUTE);
+        assert!(equals(&bench, &first()));
+        assert_eq!(bench.apply(&next).unwrap().unwrap_err().kind, FailureKind::Store);
+        bench.disk.full = false;
+        let revision = bench.apply(&next).unwrap().unwrap().revision;
+        assert_eq!(bench.disk.live.as_ref().unwrap().revision, revision);
+        assert!(bench.disk.trial.is_none());
+        bench.pass(MINUTE);
+        assert!(equals(&bench, &next));
+        assert!(bench.disk.pending.is_none(), "{:?}", bench.notes);
+    }
+}
