@@ -4,16 +4,25 @@
 use crate::{
     appliance::{Appliance, Side, cable, cabled, keys},
     daemon::name_server,
+    harness::{PATIENCE, tunnel::Underlay},
+    interop::{self, Kind},
 };
 
 /// The test's own clock as an offset from the right one (faketime(1)).
 const CLOCK: &str = "/run/clock";
 
-/// The executable under a clock of its own, without leave to set any.
+/// The executable under a wall clock of its own, without leave to set any.
 fn under_a_clock(program: &str) -> String {
+    under_all_clocks(&format!(
+        "FAKETIME_DONT_FAKE_MONOTONIC=1 setpriv --bounding-set -sys_time {program}"
+    ))
+}
+
+/// A program for which time itself passes as the test wants it.
+pub(super) fn under_all_clocks(program: &str) -> String {
     format!(
         "env LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1) FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_NO_CACHE=1 \
-         FAKETIME_DONT_FAKE_MONOTONIC=1 setpriv --bounding-set -sys_time {program}"
+         {program}"
     )
 }
 
@@ -126,4 +135,25 @@ fn a_peer_that_falls_silent_is_looked_up_before_its_name_s_time_is_over() {
         goes_to("192.0.2.3")
     });
     assert!(left.pings("10.10.10.2"), "{}", left.log());
+}
+
+#[test]
+fn keys_end_with_their_time() {
+    let ends = interop::tunnel([Kind::Clocked, Kind::Ours], Underlay::V4);
+    let answers = || assert!(ends[0].pings("10.9.0.2".parse().unwrap(), PATIENCE));
+    let last = || ends[1].run(["wg", "show", "wg0", "latest-handshakes"]);
+    answers();
+    let first = last();
+    answers();
+    assert_eq!(last(), first, "one session serves");
+    // The far end would still take these keys; whoever made them must not use them after 180 s.
+    ends[0].run([
+        "sh",
+        "-c",
+        &format!("echo +181s > {CLOCK}.new && mv {CLOCK}.new {CLOCK}"),
+    ]);
+    // A second of the far end's clock, which is right.
+    ends[0].run(["sleep", "1"]);
+    answers();
+    assert_ne!(last(), first, "a new handshake");
 }

@@ -6,9 +6,12 @@ use std::{
     time::Instant,
 };
 
-use super::harness::{
-    Namespace, PATIENCE, executable,
-    tunnel::{self, Underlay},
+use super::{
+    faketime::under_all_clocks,
+    harness::{
+        Namespace, PATIENCE, executable,
+        tunnel::{self, Underlay},
+    },
 };
 
 /// Installed by `tests/run` beside what cargo builds.
@@ -21,6 +24,8 @@ pub(crate) enum Kind {
     Ours,
     /// wireguard-go, from Debian.
     Go,
+    /// `tunneld engine` under a clock of its own, see `faketime`.
+    Clocked,
     /// boringtun-cli 0.7.1.
     Boringtun,
 }
@@ -29,6 +34,10 @@ impl Kind {
     fn start(self, namespace: &Namespace) {
         match self {
             Self::Ours => drop(namespace.run([executable(), "engine", "wg0"])),
+            Self::Clocked => {
+                let start = under_all_clocks(&format!("{} engine wg0", executable()));
+                namespace.run(["sh", "-c", &format!("echo +0 > /run/clock; {start}")]);
+            }
             Self::Go => drop(namespace.run(["wireguard-go", "wg0"])),
             Self::Boringtun => {
                 let words = [BORINGTUN, "wg0", "--disable-drop-privileges", "--verbosity", "error"];

@@ -487,7 +487,8 @@ fn the_demo_works_and_leaves_nothing_behind() {
         stage.run(["cat", "/proc/self/mounts"]),
         stage.ip("-o link"),
     );
-    let shown = stage.run([executable(), "demo", "--seconds", "1"]);
+    // It needs no other program at all.
+    let shown = stage.run(["env", "-i", "PATH=/nonexistent", executable(), "demo", "--seconds", "1"]);
     // Several at once do not meet, and an executable below /run is found although the stage covers /run.
     stage.run(["cp", executable(), "/run/copy"]);
     stage.run(["sh", "-c", "for n in 1 2 3; do /run/copy demo --seconds 1 & pids=\"$pids $!\"; done; for p in $pids; do wait $p || exit; done"]);
