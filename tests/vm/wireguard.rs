@@ -1,6 +1,6 @@
 //! Kernel WireGuard: that it is what carries a tunnel, alone, with the engine at the other end, and in turns.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::appliance::{Appliance, Side, cabled, keys, tunnelled, tunnelled_by};
 
@@ -86,6 +86,12 @@ fn one_word_moves_a_tunnel_between_engine_and_kernel_and_the_far_end_stays() {
 fn a_handshake_survives_the_daemon() {
     let (left, _right, documents) = tunnelled();
     let handshakes = || left.namespace.run(["wg", "show", "wg0", "latest-handshakes"]);
+    // Both sides may have begun one at once; the second is over soon.
+    left.namespace.until("the last handshake is some seconds old", || {
+        let last = handshakes().trim().rsplit('\t').next().unwrap().parse().unwrap();
+        let last = SystemTime::UNIX_EPOCH + Duration::from_secs(last);
+        last.elapsed().is_ok_and(|age| age > Duration::from_secs(6))
+    });
     let before = handshakes();
     left.end("-9");
     left.start(crate::harness::executable());
