@@ -209,7 +209,7 @@ fn eth0_is_up(sim: &Sim) -> bool {
 fn leave_route(sim: &mut Sim) {
     let key = RouteKey {
         table: TableId::MAIN,
-        prefix: parsed(*sim.dice.pick(&["66.0.0.0/8", "20.1.0.0/16"])),
+        prefix: parsed(sim.dice.pick(&["66.0.0.0/8", "20.1.0.0/16"])),
         metric: 77,
     };
     let (value, owner) = (over("eth0"), Owner::Ours);
@@ -221,7 +221,7 @@ fn leave_route(sim: &mut Sim) {
 fn leave_address(sim: &mut Sim) {
     let entry = Address {
         device: parsed("eth0"),
-        address: parsed(*sim.dice.pick(&["10.66.0.1/24", "192.0.2.66/24"])),
+        address: parsed(sim.dice.pick(&["10.66.0.1/24", "192.0.2.66/24"])),
     };
     let there = sim.world.state.links.contains_key(&entry.device) && sim.world.state.capabilities.address_protocol;
     if there && !sim.world.state.addresses.contains_key(&entry) {
@@ -273,7 +273,7 @@ fn give_name_back(sim: &mut Sim) {
 
 fn add_address(sim: &mut Sim) {
     let device = parsed("eth0");
-    let address = parsed(*sim.dice.pick(&["192.0.2.7/24", "10.9.0.1/24", "10.7.0.1/16"]));
+    let address = parsed(sim.dice.pick(&["192.0.2.7/24", "10.9.0.1/24", "10.7.0.1/16"]));
     let there = sim.world.state.links.contains_key(&device);
     let entry = Address { device, address };
     if sim.world.state.addresses.contains_key(&entry) {
@@ -341,7 +341,7 @@ fn edit_device(sim: &mut Sim) {
 }
 
 fn edit_setting(sim: &mut Sim) {
-    let device: InterfaceName = parsed(*sim.dice.pick(&["eth0", "eth1", "wg0"]));
+    let device: InterfaceName = parsed(sim.dice.pick(&["eth0", "eth1", "wg0"]));
     let settings = [
         Sysctl::ipv4_forward(),
         Sysctl::ipv4_all("rp_filter"),

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Parses what is written in this file.
-pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
-    text.parse().unwrap()
+pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: impl AsRef<str>) -> T {
+    text.as_ref().parse().unwrap()
 }
 
 pub(super) fn new(dice: &mut Dice) -> World {
