@@ -5,6 +5,7 @@
 //! allowed IPs that move, UDP ports that are taken. It is deterministic.
 
 mod addresses;
+mod fib;
 mod links;
 mod routes;
 
@@ -139,6 +140,9 @@ impl World {
         seen.sysctls = sysctls
             .filter_map(|sysctl| Some((sysctl.clone(), self.sysctl(&sysctl)?)))
             .collect();
+        if !scope.ways.is_empty() {
+            seen.fib = self.fib(&scope.ways);
+        }
         seen.underlay = scope
             .endpoints
             .iter()

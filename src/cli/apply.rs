@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Daemon, check, print, print_json, style::Style, text};
+use super::{Daemon, check, print, print_json, session, style::Style, text};
 use crate::model::{
     probe::Probe,
     service::{CONFIRM, Failure, Submission},
@@ -16,7 +16,7 @@ use crate::model::{
 #[command(
     after_help = "Examples:\n  tunneld apply site.toml\n  tunneld apply -m 'move branch 7 to the new hub' site.toml\n  \
 tunneld apply --confirm 5m site.toml && tunneld confirm   # reverts by itself if you are locked out\n  \
-tunneld apply --confirm 5m --probe icmp:192.0.2.1 --probe scraped site.toml"
+tunneld apply --confirm 5m --probe icmp:192.0.2.1 --probe session site.toml"
 )]
 pub(super) struct Arguments {
     /// The document, TOML or JSON; - reads standard input
@@ -27,10 +27,15 @@ pub(super) struct Arguments {
     /// Go back by itself unless 'tunneld confirm' comes within this time, such as 90s, 5m or 1h30m
     #[arg(long, value_name = "TIME", value_parser = time_to_confirm)]
     confirm: Option<u32>,
-    /// Confirm it once this answers, three times in a row: icmp:ADDRESS, tcp:ADDRESS:PORT, http://ADDRESS/PATH, or
-    /// scraped (another machine reads the metrics); may be repeated
+    /// Confirm it once this answers, three times in a row: icmp:ADDRESS, tcp:ADDRESS:PORT, http://ADDRESS/PATH,
+    /// scraped (another machine reads the metrics), or session (your SSH session acknowledges what it is sent);
+    /// may be repeated
     #[arg(long = "probe", value_name = "PROBE", requires = "confirm")]
     probes: Vec<Probe>,
+    /// Apply it although it may cut off your session, who reads the metrics, or a management network; goes back by
+    /// itself after 5 minutes if --confirm names no time
+    #[arg(long)]
+    may_cut: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -42,6 +47,8 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         comment: arguments.comment.clone(),
         confirm: arguments.confirm,
         probes: arguments.probes.clone(),
+        session: session::find(),
+        may_cut: arguments.may_cut,
     };
     let report = daemon
         .ask(async |client| client.apply(&submission).await)

@@ -103,6 +103,9 @@ fn end_of(text: &str) -> (usize, usize) {
 
 /// The findings of a failed document under the name of its file.
 pub(super) fn located(mut failure: Failure, file: &Path) -> Failure {
+    if failure.kind != FailureKind::Document {
+        return failure;
+    }
     let name = file.display().to_string();
     for Finding { object, .. } in &mut failure.findings {
         *object = format!("{name}:{object}");

@@ -18,6 +18,7 @@ mod plan;
 mod rollback;
 mod run;
 mod schema;
+mod session;
 mod show;
 mod status;
 mod style;
@@ -49,6 +50,7 @@ Exit codes:
   4 the kernel refused, the previous state is back   5 it could not be restored whole
   6 another operation is running   7 the store cannot be written   8 not permitted
   9 no such revision or tunnel, nothing to confirm   10 the daemon does not answer
+  11 it would cut somebody off who reaches the appliance now; nothing changed
 
 Examples:
   tunneld demo                        see it work, in namespaces of its own

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Daemon, check, print, print_json, style::Style, text};
+use super::{Daemon, check, print, print_json, session, style::Style, text};
 use crate::model::service::{Failure, Submission};
 
 /// Show what applying a document would change, and change nothing
@@ -20,10 +20,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure> {
     let submission = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: check::read(&arguments.file)?,
-        comment: String::new(),
+        session: session::find(),
+        ..Submission::default()
     };
     let report = daemon
         .ask(async |client| client.plan(&submission).await)

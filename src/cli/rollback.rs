@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Daemon, apply};
+use super::{Daemon, apply, session};
 use crate::model::{
     probe::Probe,
     service::{Failure, Rollback},
@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Confirm it once this answers; see 'tunneld apply --help'
     #[arg(long = "probe", value_name = "PROBE", requires = "confirm")]
     probes: Vec<Probe>,
+    /// Go back although that may cut somebody off; see 'tunneld apply --help'
+    #[arg(long)]
+    may_cut: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -37,6 +40,8 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         comment: arguments.comment.clone(),
         confirm: arguments.confirm,
         probes: arguments.probes.clone(),
+        session: session::find(),
+        may_cut: arguments.may_cut,
     };
     let report = daemon.ask(async |client| client.rollback(&rollback).await)?;
     apply::show(&report, arguments.json)

@@ -146,6 +146,7 @@ pub(super) fn plan(report: &PlanReport, style: Style) -> String {
     findings(&mut out, &style.bad("in the way"), &report.conflicts);
     findings(&mut out, &style.bad("this machine"), &report.machine);
     findings(&mut out, &style.warn("key"), &report.keys);
+    findings(&mut out, &style.bad("cut off"), &report.cut);
     findings(&mut out, &style.warn("warning"), &report.warnings);
     out
 }

@@ -1,10 +1,17 @@
 //! The loop's part in applies and trials: from a caller to the machine, and back.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{handle::Apply, main_loop::MainLoop, prober::Prober};
+use super::{
+    handle::{Apply, Planned, Preview},
+    main_loop::MainLoop,
+    prober::Prober,
+};
 use crate::model::{
+    desired::Desired,
+    guard::{Guarded, Session},
     identity::Identities,
+    observed::Scope,
     probe::Probe,
     reconcile::{self, Done, Event, Ticket},
     report,
@@ -25,14 +32,47 @@ impl MainLoop {
             && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
         apply.identities = Identities::between(live.map(|live| &live.desired), &apply.desired);
         let (desired, holder) = (apply.desired.clone(), format!("{user}{process}"));
+        let (session, may_cut) = (apply.submission.session, apply.submission.may_cut);
         let submission = reconcile::Submission {
             ticket: self.callers.apply(apply),
             desired,
             holder,
             same,
             confirm: confirm.map(|seconds| Duration::from_secs(seconds.into())),
+            present: self.present(session),
+            may_cut,
         };
         self.event(Event::Submitted(Box::new(submission)));
+    }
+
+    /// What has to be read for a plan of `desired`.
+    pub(super) fn scope(&self, desired: &Desired, session: Option<Session>) -> Result<Scope, Failure> {
+        if let Some((holder, _)) = self.machine.busy() {
+            let message = format!("{holder} is applying a document; try again when that has ended");
+            return Err(Failure::new(FailureKind::Busy, message));
+        }
+        let mut scope = self.machine.scope_with(desired);
+        self.machine.watch(&mut scope, desired, &self.present(session));
+        Ok(scope)
+    }
+
+    /// A plan, with whom it concerns.
+    pub(super) fn plan(&self, preview: &Preview) -> Planned {
+        let (desired, observed) = (&preview.desired, &preview.observed);
+        let plan = self
+            .machine
+            .plan_for(desired, observed, &preview.secrets, SystemTime::now());
+        let identities = Identities::between(self.machine.live().map(|live| &live.desired), desired);
+        let cut = self
+            .machine
+            .cut(desired, observed, &plan, &self.present(preview.session));
+        (plan, identities, cut)
+    }
+
+    /// Who is there now and must not be cut off.
+    fn present(&self, session: Option<Session>) -> Vec<Guarded> {
+        let readers = self.around.instruments.readers();
+        session.map(Guarded::from).into_iter().chain(readers).collect()
     }
 
     pub(super) fn reply(&mut self, ticket: Ticket, result: Result<Box<Done>, Failure>) {
@@ -42,6 +82,10 @@ impl MainLoop {
         let answer = result.and_then(|done| {
             let keys = apply.identities.applied(self.machine.secrets());
             let plan = report::plan(&done.plan, self.machine.secrets(), keys, apply.warnings);
+            let plan = PlanReport {
+                cut: done.cut.clone(),
+                ..plan
+            };
             self.applied(*done, apply.submission, plan)
         });
         match &answer {

@@ -14,7 +14,7 @@ use crate::model::{
 /// What a write that begins or confirms something is about.
 pub(super) enum Origin {
     /// An apply.
-    Apply(Submission, Author),
+    Apply(Box<Submission>, Author),
     /// A confirmation: who asked for it, or what the probes found.
     Confirmation(Option<Author>, String),
 }
@@ -56,7 +56,8 @@ impl Callers {
         match write {
             Write::Begin(ticket, _) => {
                 let apply = self.applies.get(ticket)?;
-                Some(Origin::Apply(apply.submission.clone(), apply.author.clone()))
+                let submission = Box::new(apply.submission.clone());
+                Some(Origin::Apply(submission, apply.author.clone()))
             }
             Write::Confirm(ticket, _) => {
                 let author = self.confirmations.get(ticket).map(|(author, _)| author.clone());

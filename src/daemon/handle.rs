@@ -15,6 +15,7 @@ use crate::{
     model::{
         check,
         desired::Desired,
+        guard::Session,
         identity::Identities,
         observed::{Observed, Scope},
         plan::{Plan, Secrets},
@@ -43,10 +44,10 @@ pub(super) enum Request {
     Apply(Box<Apply>),
     /// The document on trial stays.
     Confirm(Author, oneshot::Sender<Confirmed>),
-    /// What has to be read for a plan.
-    Scope(Box<Desired>, oneshot::Sender<Result<Scope, Failure>>),
-    /// A plan against what was read, and whose identity it changes.
-    Plan(Box<(Desired, Observed, Secrets)>, oneshot::Sender<(Plan, Identities)>),
+    /// What has to be read for a plan of this document, asked for in this session.
+    Scope(Box<(Desired, Option<Session>)>, oneshot::Sender<Result<Scope, Failure>>),
+    /// A plan against what was read.
+    Plan(Box<Preview>, oneshot::Sender<Planned>),
     /// Read the world, if the last reading is old.
     Refresh(oneshot::Sender<()>),
     /// The status.
@@ -54,6 +55,17 @@ pub(super) enum Request {
     /// Read key files again.
     Reload,
 }
+
+/// What a plan is made from.
+pub(super) struct Preview {
+    pub(super) desired: Desired,
+    pub(super) session: Option<Session>,
+    pub(super) observed: Observed,
+    pub(super) secrets: Secrets,
+}
+
+/// A plan, whose identity it changes, and whom it would cut off.
+pub(super) type Planned = (Plan, Identities, Vec<Finding>);
 
 /// The answer to a confirmation: the revision that stays.
 pub(super) type Confirmed = Result<Option<Revision>, Failure>;
@@ -122,11 +134,11 @@ impl Handle {
         blocking(move || ask(&store)).await
     }
 
-    async fn preview(&self, desired: Desired) -> Result<(Plan, Secrets, Identities), Failure> {
+    async fn preview(&self, desired: Desired, session: Option<Session>) -> Result<(Planned, Secrets), Failure> {
         // Never closed.
         let _turn = self.plans.acquire().await.ok();
         let scope = self
-            .ask(|reply| Request::Scope(Box::new(desired.clone()), reply))
+            .ask(|reply| Request::Scope(Box::new((desired.clone(), session)), reply))
             .await??;
         let observed = self.command(|reply| Command::Preview(scope, reply)).await?;
         let observed = observed.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
@@ -135,9 +147,14 @@ impl Handle {
         let secrets = self
             .stored(move |store| secrets::read(&wanted, store, credentials.as_deref(), Missing::Pretend))
             .await?;
-        let input = Box::new((desired, observed, secrets.clone()));
-        let (plan, identities) = self.ask(|reply| Request::Plan(input, reply)).await?;
-        Ok((plan, secrets, identities))
+        let input = Box::new(Preview {
+            desired,
+            session,
+            observed,
+            secrets: secrets.clone(),
+        });
+        let planned = self.ask(|reply| Request::Plan(input, reply)).await?;
+        Ok((planned, secrets))
     }
 }
 
@@ -156,18 +173,24 @@ impl Service for Handle {
     }
 
     async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
-        let (_, desired, warnings) = validate(submission).await?;
-        let (plan, secrets, identities) = self.preview(desired).await?;
-        Ok(report::plan(&plan, &secrets, identities.planned(&secrets), warnings))
+        let (submission, desired, warnings) = validate(submission).await?;
+        let ((plan, identities, cut), secrets) = self.preview(desired, submission.session).await?;
+        let report = report::plan(&plan, &secrets, identities.planned(&secrets), warnings);
+        Ok(PlanReport { cut, ..report })
     }
 
-    async fn apply(&self, submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
+    async fn apply(&self, mut submission: Submission, author: Author) -> Result<ApplyReport, Failure> {
         if let Some(seconds) = submission.confirm.filter(|seconds| !CONFIRM.contains(seconds)) {
             let (least, most) = CONFIRM.into_inner();
             let message = format!("{seconds} s to confirm is not possible; name {least} to {most} s");
             return Err(Failure::new(FailureKind::Request, message));
         }
         probes_fit(&submission)?;
+        for probe in &mut submission.probes {
+            probe
+                .name_session(submission.session)
+                .map_err(|invalid| Failure::new(FailureKind::Request, invalid.to_string()))?;
+        }
         let (submission, desired, warnings) = validate(submission).await?;
         self.ask(|reply| {
             Request::Apply(Box::new(Apply {
@@ -203,6 +226,8 @@ impl Service for Handle {
             comment,
             confirm: rollback.confirm,
             probes: rollback.probes,
+            session: rollback.session,
+            may_cut: rollback.may_cut,
         };
         self.apply(submission, author).await
     }

@@ -33,12 +33,10 @@ use crate::{
     logging,
     metrics::Instruments,
     model::{
-        identity::Identities,
         observed::Observed,
         ports::ObserveError,
         reconcile::{self, Effect, Event, Machine, Now},
         report::{self, Facts, seconds},
-        service::{Failure, FailureKind},
         status::{State, Status, StoreStatus},
         types::{HostName, InterfaceName},
     },
@@ -213,30 +211,18 @@ impl MainLoop {
                 let ticket = self.callers.confirm(author, reply);
                 self.event(Event::Confirm(ticket));
             }
-            Request::Scope(desired, reply) => {
-                reply.send(self.scope(&desired)).ok();
+            Request::Scope(input, reply) => {
+                let (desired, session) = *input;
+                reply.send(self.scope(&desired, session)).ok();
             }
-            Request::Plan(input, reply) => {
-                let (desired, observed, secrets) = &*input;
-                let plan = self.machine.plan_for(desired, observed, secrets, SystemTime::now());
-                let identities = Identities::between(self.machine.live().map(|live| &live.desired), desired);
-                reply.send((plan, identities)).ok();
+            Request::Plan(preview, reply) => {
+                reply.send(self.plan(&preview)).ok();
             }
             Request::Refresh(reply) => self.refresh(reply),
             Request::Status(store, reply) => {
                 reply.send(self.status(*store)).ok();
             }
             Request::Reload => self.event(Event::Reload),
-        }
-    }
-
-    fn scope(&self, desired: &crate::model::desired::Desired) -> Result<crate::model::observed::Scope, Failure> {
-        match self.machine.busy() {
-            None => Ok(self.machine.scope_with(desired)),
-            Some((holder, _)) => {
-                let message = format!("{holder} is applying a document; try again when that has ended");
-                Err(Failure::new(FailureKind::Busy, message))
-            }
         }
     }
 

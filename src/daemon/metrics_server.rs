@@ -1,6 +1,11 @@
 //! `GET /metrics`, and nothing else.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -89,7 +94,8 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
             }
         };
         // This machine's own addresses reach it whatever the network does.
-        let afar = stream.local_addr().is_ok_and(|local| local.ip() != peer.ip());
+        let ends = stream.local_addr().map(|local| (peer.ip(), local.ip()));
+        let afar = ends.ok().filter(|(peer, local)| peer != local);
         let (service, instruments) = (Arc::clone(service), instruments.clone());
         tokio::spawn(async move {
             let conversation = converse(stream, service, instruments, target.allowed_ips, afar);
@@ -104,14 +110,14 @@ async fn converse(
     service: Arc<dyn Service>,
     instruments: Instruments,
     allowed_ips: bool,
-    afar: bool,
+    afar: Option<(IpAddr, IpAddr)>,
 ) {
     let answer = service_fn(|request: Request<Incoming>| {
         let (service, instruments) = (Arc::clone(&service), instruments.clone());
         async move {
             let answer = answer(&request, &*service, &instruments, allowed_ips).await;
-            if afar && answer.status().is_success() {
-                instruments.scraped_from_afar();
+            if let Some((peer, local)) = afar.filter(|_| answer.status().is_success()) {
+                instruments.scraped_from_afar(peer, local);
             }
             Ok::<_, Infallible>(answer)
         }

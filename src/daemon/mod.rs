@@ -309,8 +309,7 @@ async fn apply_file(handle: &Handle, store: &Store, path: &Path) {
     let submission = Submission {
         document,
         comment: format!("from {}", path.display()),
-        confirm: None,
-        probes: Vec::new(),
+        ..Submission::default()
     };
     let author = Author {
         uid: nix::unistd::Uid::effective().as_raw(),

@@ -1,6 +1,6 @@
 //! Gathers the evidence that confirms a revision on trial.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -11,8 +11,9 @@ use tokio::{
 use super::main_loop::Message;
 use crate::{
     health::probe,
+    kernel::tcp,
     metrics::Instruments,
-    model::{probe::Probe, status::Finding},
+    model::{guard::Session, probe::Probe, status::Finding},
 };
 
 /// Between two rounds of questions.
@@ -55,6 +56,8 @@ async fn ask(
     messages: mpsc::Sender<Message>,
 ) {
     let scrapes = instruments.remote_scrapes();
+    let mut sessions = Sessions::default();
+    sessions.look(&probes).await;
     let evidence: Vec<String> = probes.iter().map(ToString::to_string).collect();
     let evidence = format!("answered: {}", evidence.join(", "));
     let mut rounds = interval(INTERVAL);
@@ -63,7 +66,8 @@ async fn ask(
     loop {
         rounds.tick().await;
         let scraped = instruments.remote_scrapes() > scrapes;
-        let answers = round(&probes, scraped).await;
+        sessions.look(&probes).await;
+        let answers = round(&probes, scraped, &sessions).await;
         let answered = answers.iter().all(|finding| finding.reason == ANSWERED);
         findings.send_replace(answers);
         good = if answered { good + 1 } else { 0 };
@@ -77,14 +81,48 @@ async fn ask(
 /// What a probe that answered reads.
 const ANSWERED: &str = "answered";
 
+/// What the other ends of sessions have acknowledged, at first and now.
+#[derive(Default)]
+struct Sessions(BTreeMap<Session, (u64, Result<u64, String>)>);
+
+impl Sessions {
+    /// Looks at all of them.
+    async fn look(&mut self, probes: &[Probe]) {
+        for probe in probes {
+            let Probe::Session(Some(session)) = probe else { continue };
+            let now = match tcp::acknowledged(*session).await {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => Err("there is no such connection any more".to_owned()),
+                Err(reason) => Err(reason),
+            };
+            let first = now.clone().unwrap_or(u64::MAX);
+            self.0.entry(*session).or_insert((first, Ok(0))).1 = now;
+        }
+    }
+
+    /// Whether something has arrived at the other end that was sent since the first look.
+    fn answer(&self, session: &Session) -> Result<(), String> {
+        match self.0.get(session) {
+            Some((first, Ok(now))) if now > first => Ok(()),
+            Some((_, Err(reason))) => Err(reason.clone()),
+            _ => Err("nothing was acknowledged yet".to_owned()),
+        }
+    }
+}
+
 /// Asks all at once.
-async fn round(probes: &[Probe], scraped: bool) -> Vec<Finding> {
+async fn round(probes: &[Probe], scraped: bool, sessions: &Sessions) -> Vec<Finding> {
     let mut asked = JoinSet::new();
     for (index, probe) in probes.iter().cloned().enumerate() {
+        let watched = match &probe {
+            Probe::Scraped if scraped => Some(Ok(())),
+            Probe::Session(Some(session)) => Some(sessions.answer(session)),
+            _ => None,
+        };
         asked.spawn(async move {
-            let answer = match probe {
-                Probe::Scraped if scraped => Ok(()),
-                ref probe => probe::ask(probe).await,
+            let answer = match watched {
+                Some(answer) => answer,
+                None => probe::ask(&probe).await,
             };
             (index, finding(&probe, answer.err().as_deref().unwrap_or(ANSWERED)))
         });

@@ -181,8 +181,7 @@ fn submission(address: &str) -> Submission {
              endpoint = \"192.0.2.1:51820\"\nallowed-ips = [\"20.20.20.0/24\"]\n"
         ),
         comment: "a test".into(),
-        confirm: None,
-        probes: Vec::new(),
+        ..Submission::default()
     }
 }
 

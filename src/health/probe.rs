@@ -20,7 +20,7 @@ use crate::model::probe::{Probe, Url};
 /// How long an answer may take: a round trip over a satellite, and a lost packet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks once. [`Probe::Scraped`] is not asked but watched, by whoever serves the metrics.
+/// Asks once. [`Probe::Scraped`] and [`Probe::Session`] are not asked but watched.
 ///
 /// # Errors
 /// What came instead of an answer.
@@ -31,6 +31,7 @@ pub async fn ask(probe: &Probe) -> Result<(), String> {
             Probe::Tcp(address) => connect(*address).await.map(drop),
             Probe::Http(url) => get(url).await,
             Probe::Scraped => Err("nobody has read /metrics yet".to_owned()),
+            Probe::Session(_) => Err("nothing was acknowledged yet".to_owned()),
         }
     };
     let silent = || Err(format!("no answer within {} s", PATIENCE.as_secs()));

@@ -14,6 +14,7 @@ mod route;
 mod rule;
 pub(crate) mod socket;
 mod sysctl;
+pub mod tcp;
 mod underlay;
 pub mod wireguard;
 
@@ -112,8 +113,13 @@ impl Port for Kernel {
         observed.links = links.all().clone();
         let addresses = address::read(socket, &links).await;
         observed.addresses = addresses.map_err(named("addresses"))?;
-        let rules = rule::read(socket, |rule| scope.rules.contains(rule)).await;
-        observed.rules = rules.map_err(named("rules"))?;
+        let rules = rule::read(socket).await.map_err(named("rules"))?;
+        observed.rules = rule::count(&rules, &scope.rules);
+        if !scope.ways.is_empty() {
+            observed.fib.rules = rules.into_iter().map(|(rule, _)| rule).collect();
+            let around = route::read_around(socket, &links, &scope.ways).await;
+            observed.fib.routes = around.map_err(named("the routes around who must not be cut off"))?;
+        }
         let settings = &observed.promotions() | &scope.sysctls;
         observed.sysctls = sysctl::read(&settings).map_err(|(sysctl, error)| error.observe(sysctl.path()))?;
         let underlay = underlay::read(socket, &links, &scope.endpoints).await;

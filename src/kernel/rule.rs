@@ -1,6 +1,9 @@
 //! Policy rules (`ip-rule(8)`, `net/core/fib_rules.c`). The kernel keeps duplicates, so they are counted.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Nla, Parseable};
@@ -24,12 +27,9 @@ use crate::model::{
 const TABLE_IN_ATTRIBUTE: u8 = 252;
 const FRA_PAD: u16 = 18;
 
-/// Reads our rules, and counts foreign ones that are equal to one for which `wanted` holds.
-pub(crate) async fn read(
-    socket: &mut Socket,
-    wanted: impl Fn(&Rule) -> bool,
-) -> Result<BTreeMap<Rule, RuleCount>, NetlinkError> {
-    let mut rules: BTreeMap<Rule, RuleCount> = BTreeMap::new();
+/// Every rule that one of ours could be like, in the kernel's order, and whether it is ours.
+pub(crate) async fn read(socket: &mut Socket) -> Result<Vec<(Rule, bool)>, NetlinkError> {
+    let mut rules = Vec::new();
     for (family, number) in [
         (Family::Ipv4, AddressFamily::Inet),
         (Family::Ipv6, AddressFamily::Inet6),
@@ -46,20 +46,26 @@ pub(crate) async fn read(
                 },
             )
             .await;
-        let listed = match listed {
+        match listed {
             // This kernel has no rules, or not for this family.
-            Err(error) if error.class() == ErrorClass::Unsupported => continue,
-            listed => listed?,
-        };
-        for (rule, ours) in listed {
-            if ours {
-                rules.entry(rule).or_default().ours += 1;
-            } else if wanted(&rule) {
-                rules.entry(rule).or_default().foreign += 1;
-            }
+            Err(error) if error.class() == ErrorClass::Unsupported => {}
+            listed => rules.extend(listed?),
         }
     }
     Ok(rules)
+}
+
+/// Our rules, and foreign ones that are equal to one of `wanted`.
+pub(crate) fn count(rules: &[(Rule, bool)], wanted: &BTreeSet<Rule>) -> BTreeMap<Rule, RuleCount> {
+    let mut counts: BTreeMap<Rule, RuleCount> = BTreeMap::new();
+    for (rule, ours) in rules {
+        if *ours {
+            counts.entry(rule.clone()).or_default().ours += 1;
+        } else if wanted.contains(rule) {
+            counts.entry(rule.clone()).or_default().foreign += 1;
+        }
+    }
+    counts
 }
 
 /// A rule in the model's terms and whether it is ours; `None` if it matches on something that no rule of

@@ -1,5 +1,12 @@
 //! What only the running loop can count.
 
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -10,6 +17,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::model::guard::{Guarded, Who};
+
+/// Who read the metrics within this time reads them still: Prometheus does so once a minute by default.
+const STILL_READING: Duration = Duration::from_secs(300);
+
+/// The most readers that are remembered.
+const MOST_READERS: usize = 16;
+
 /// What the loop counts as it goes; everything else is read from the status.
 #[derive(Debug, Clone)]
 pub struct Instruments {
@@ -17,6 +32,8 @@ pub struct Instruments {
     apply_seconds: Histogram,
     overruns: Counter,
     remote_scrapes: Counter,
+    /// When each of them read last, by both addresses.
+    readers: Arc<Mutex<BTreeMap<(IpAddr, IpAddr), Instant>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +53,7 @@ impl Default for Instruments {
             apply_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
             overruns: Counter::default(),
             remote_scrapes: Counter::default(),
+            readers: Arc::default(),
         }
     }
 }
@@ -52,9 +70,27 @@ impl Instruments {
         self.overruns.inc();
     }
 
-    /// Counts a reading of the metrics by another machine.
-    pub fn scraped_from_afar(&self) {
+    /// Counts a reading of the metrics by another machine, `peer`, at the address `local`.
+    pub fn scraped_from_afar(&self, peer: IpAddr, local: IpAddr) {
         self.remote_scrapes.inc();
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|_, last| last.elapsed() < STILL_READING);
+        let reader = (peer.to_canonical(), local.to_canonical());
+        if readers.len() < MOST_READERS || readers.contains_key(&reader) {
+            readers.insert(reader, Instant::now());
+        }
+    }
+
+    /// The machines that read the metrics.
+    pub fn readers(&self) -> Vec<Guarded> {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = readers.iter().filter(|(_, last)| last.elapsed() < STILL_READING);
+        let guarded = reading.map(|((peer, local), _)| Guarded {
+            who: Who::Scraper,
+            peer: *peer,
+            local: Some(*local),
+        });
+        guarded.collect()
     }
 
     /// How often another machine has read the metrics.

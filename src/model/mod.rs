@@ -7,6 +7,8 @@
 pub mod check;
 pub mod desired;
 pub mod document;
+pub mod fib;
+pub mod guard;
 pub mod identity;
 pub mod ledger;
 pub mod lint;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     desired::{Address, Desired, Firewall, Route, RouteKey, Rule, Sysctl},
+    fib::Fib,
     types::{Fwmark, InterfaceName, Mtu, Prefix},
     wireguard::Device,
 };
@@ -38,6 +39,8 @@ pub struct Observed {
     pub firewall_foreign_edit: bool,
     /// How the encrypted packets to each endpoint in the scope would leave; no entry: no route.
     pub underlay: BTreeMap<(Fwmark, IpAddr), Underlay>,
+    /// Every rule, and the routes around the destinations of the scope; empty if it names none.
+    pub fib: Fib,
 }
 
 /// What the kernel can do, found by probes without side effects.
@@ -156,6 +159,8 @@ pub struct Scope {
     pub sysctls: BTreeSet<Sysctl>,
     /// Endpoints to find the way to, with the mark their packets carry.
     pub endpoints: BTreeSet<(Fwmark, IpAddr)>,
+    /// Destinations around which every route is read, whoever's it is.
+    pub ways: BTreeSet<IpAddr>,
 }
 
 impl Scope {

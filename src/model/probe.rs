@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::types::Invalid;
+use super::{guard::Session, types::Invalid};
 
 /// The most probes of one trial.
 pub const MAX_PROBES: usize = 16;
@@ -28,6 +28,9 @@ pub enum Probe {
     Http(Url),
     /// A machine that is not this one reads `/metrics`.
     Scraped,
+    /// The other end of the operator's session acknowledges what is sent there. Without both ends it is the session
+    /// of whoever asks.
+    Session(Option<Session>),
 }
 
 /// An `http` URL whose host is an address: a probe must not wait for DNS.
@@ -46,6 +49,8 @@ impl fmt::Display for Probe {
             Self::Tcp(address) => write!(f, "tcp:{address}"),
             Self::Http(url) => write!(f, "http://{}{}", url.server, url.path),
             Self::Scraped => f.write_str("scraped"),
+            Self::Session(None) => f.write_str("session"),
+            Self::Session(Some(session)) => write!(f, "session:{}-{}", session.peer, session.local),
         }
     }
 }
@@ -54,9 +59,11 @@ impl FromStr for Probe {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let fix = "write icmp:192.0.2.1, tcp:192.0.2.1:22, http://192.0.2.1/ or scraped";
-        if text == "scraped" {
-            return Ok(Self::Scraped);
+        let fix = "write icmp:192.0.2.1, tcp:192.0.2.1:22, http://192.0.2.1/, scraped or session";
+        match text {
+            "scraped" => return Ok(Self::Scraped),
+            "session" => return Ok(Self::Session(None)),
+            _ => {}
         }
         let invalid = |reason: &str| Invalid::new(reason, fix);
         match text.split_once(':') {
@@ -69,9 +76,39 @@ impl FromStr for Probe {
                 Err(_) => Err(invalid("the part after tcp: is no address with a port")),
             },
             Some(("http", rest)) => url(rest).map(Self::Http).map_err(invalid),
+            Some(("session", rest)) => match ends(rest) {
+                Some(session) => Ok(Self::Session(Some(session))),
+                None => Err(invalid("the part after session: is not PEER:PORT-LOCAL:PORT")),
+            },
             _ => Err(invalid("this is no probe")),
         }
     }
+}
+
+impl Probe {
+    /// Names the session that a probe means, if it means that of whoever asks.
+    ///
+    /// # Errors
+    /// When nobody knows of a session.
+    pub fn name_session(&mut self, session: Option<Session>) -> Result<(), Invalid> {
+        if let Self::Session(named @ None) = self {
+            let unknown = Invalid::new(
+                "no SSH session is known to be asking",
+                "write session:PEER:PORT-LOCAL:PORT",
+            );
+            *named = Some(session.ok_or(unknown)?);
+        }
+        Ok(())
+    }
+}
+
+/// What follows `session:`.
+fn ends(text: &str) -> Option<Session> {
+    let (peer, local) = text.split_once('-')?;
+    Some(Session {
+        peer: peer.parse().ok()?,
+        local: local.parse().ok()?,
+    })
 }
 
 /// What follows `http:`.
@@ -120,6 +157,15 @@ mod tests {
             ("http://[2001:db8::1]:8080/up?x=1", "http://[2001:db8::1]:8080/up?x=1"),
             ("http://[2001:db8::1]/", "http://[2001:db8::1]:80/"),
             ("scraped", "scraped"),
+            ("session", "session"),
+            (
+                "session:198.51.100.7:50022-192.0.2.1:22",
+                "session:198.51.100.7:50022-192.0.2.1:22",
+            ),
+            (
+                "session:[2001:db8::7]:1-[2001:db8::1]:22",
+                "session:[2001:db8::7]:1-[2001:db8::1]:22",
+            ),
         ] {
             let probe: Probe = text.parse().unwrap();
             assert_eq!(probe.to_string(), written);
@@ -141,6 +187,8 @@ mod tests {
             "http://host/",
             "http://192.0.2.1/a b",
             "http://192.0.2.1/\r\nX: y",
+            "session:192.0.2.1",
+            "session:192.0.2.1:1-host:2",
         ] {
             let error = text.parse::<Probe>().unwrap_err().to_string();
             assert!(error.contains("write icmp:"), "{text}: {error}");

@@ -123,6 +123,7 @@ pub fn plan(plan: &Plan, secrets: &Secrets, keys: Vec<Finding>, warnings: Vec<Fi
             .map(|(name, reason)| finding((&Object::Link(name.clone()), reason)))
             .collect(),
         keys,
+        cut: Vec::new(),
         warnings,
     }
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    guard::Session,
     probe::Probe,
     status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status},
     types::InterfaceName,
@@ -24,7 +25,16 @@ pub struct Submission {
     /// What confirms it by answering; all of them, within that time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,
+    /// The session in which it is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// It may cut off this session, whoever reads the metrics, and management networks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_cut: bool,
 }
+
+/// The time to confirm what may cut somebody off, in seconds, if none is named.
+pub const CUT_CONFIRM: u32 = 300;
 
 /// The shortest and the longest time to confirm, in seconds: to type a word, and over a weekend.
 pub const CONFIRM: std::ops::RangeInclusive<u32> = 5..=259_200;
@@ -45,6 +55,12 @@ pub struct Rollback {
     /// As [`Submission::probes`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,
+    /// As [`Submission::session`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// As [`Submission::may_cut`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_cut: bool,
 }
 
 /// A revision with its document.
@@ -110,6 +126,8 @@ pub enum FailureKind {
     Forbidden,
     /// No such revision or tunnel, or nothing to confirm. Exit 9, HTTP 404.
     NotFound,
+    /// It would cut somebody off who reaches the appliance now; nothing was changed. Exit 11, HTTP 412.
+    WouldCut,
     /// The request itself is wrong. Exit 2, HTTP 400.
     Request,
     /// The daemon does not answer. Exit 10.
@@ -143,6 +161,7 @@ impl FailureKind {
             Self::Forbidden => 8,
             Self::NotFound => 9,
             Self::Unreachable => 10,
+            Self::WouldCut => 11,
         }
     }
 
@@ -153,6 +172,7 @@ impl FailureKind {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Refused => 409,
+            Self::WouldCut => 412,
             Self::Document => 422,
             Self::Busy => 423,
             Self::NotRestored | Self::Internal | Self::Unreachable => 500,

@@ -288,6 +288,9 @@ pub struct PlanReport {
     /// Tunnels that get another identity than before: peers have to learn a public key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Finding>,
+    /// Who reaches this appliance now and would not any more, or may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<Finding>,
     /// What will work but not as intended.
     pub warnings: Vec<Finding>,
 }

@@ -96,9 +96,15 @@ impl Appliance {
 
     /// Runs a command of tunneld, whatever becomes of it.
     pub(crate) fn try_tunneld(&self, words: &[&str], input: &str) -> Output {
+        self.try_tunneld_in("", words, input)
+    }
+
+    /// Runs it as if in the SSH session with these ends, as `SSH_CONNECTION` has them.
+    pub(crate) fn try_tunneld_in(&self, session: &str, words: &[&str], input: &str) -> Output {
         let mut child = self
             .namespace
             .command([executable(), "--socket", SOCKET].iter().chain(words))
+            .env("SSH_CONNECTION", session)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -60,10 +60,8 @@ async fn every_call_arrives_and_its_answer_too() {
     let client = server.client();
     assert_eq!(client.status().await.unwrap().version, "fake");
     let submission = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: "x".repeat(4 << 20),
-        comment: String::new(),
+        ..Submission::default()
     };
     assert_eq!(client.plan(&submission).await.unwrap().lines, ["4194304"]);
     let report = client.apply(&submission).await.unwrap();
@@ -320,10 +318,8 @@ async fn a_good_client_is_answered_while_a_thousand_are_not_good() {
 async fn status_answers_while_an_apply_runs_and_the_apply_outlives_its_caller() {
     let server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: "slow".into(),
-        comment: String::new(),
+        ..Submission::default()
     };
     let client = server.client();
     let asked = tokio::spawn(async move { client.apply(&slow).await });
@@ -341,10 +337,8 @@ async fn status_answers_while_an_apply_runs_and_the_apply_outlives_its_caller() 
 async fn stopping_answers_what_is_being_worked_for() {
     let mut server = Server::start(&CLOSED, Limits::default());
     let slow = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: "slow".into(),
-        comment: String::new(),
+        ..Submission::default()
     };
     let client = server.client();
     let asked = tokio::spawn(async move { client.apply(&slow).await });

@@ -76,10 +76,8 @@ pub(crate) fn document(number: u64) -> String {
 
 pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
     let submission = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: text,
-        comment: String::new(),
+        ..Submission::default()
     };
     let revision = store.begin(&submission, &Author::default(), 1, &Ledger::default())?;
     store.commit(revision.number, 2, &Ledger::default(), None)?;

@@ -14,6 +14,8 @@ mod engine_port;
 #[cfg(test)]
 mod faketime;
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
 #[path = "../harness/mod.rs"]
 mod harness;
 #[cfg(test)]

@@ -13,6 +13,8 @@ use tunneld::{
     },
 };
 
+use crate::rust_files;
+
 fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
@@ -134,6 +136,28 @@ fn every_command_that_the_documents_name_exists_and_all_are_named() {
 }
 
 #[test]
+fn every_claim_of_the_threat_model_names_tests_that_exist() {
+    let files = [rust_files("src"), rust_files("tests")].concat();
+    let sources: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let page = read("docs/threat-model.md");
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 1);
+    let claims: Vec<&str> = rows
+        .filter_map(|line| line.split(" | ").nth(1))
+        .filter(|cell| cell.contains('_'))
+        .collect();
+    assert!(claims.len() > 30, "{claims:?}");
+    for claim in claims {
+        let tests: Vec<&str> = claim.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{claim}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+        }
+    }
+}
+
+#[test]
 fn pages_that_are_linked_exist() {
     for file in ["README.md", "CONTRIBUTING.md"] {
         for link in read(file).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -181,9 +205,9 @@ fn every_way_to_fail_is_listed_with_its_exit_code_in_the_page_and_in_the_help() 
         })
         .collect();
     codes.sort_unstable();
-    assert_eq!(codes, (1..=10).collect::<Vec<u8>>());
+    assert_eq!(codes, (1..=11).collect::<Vec<u8>>());
     let help = read("src/cli/mod.rs");
-    for code in 0..=10 {
+    for code in 0..=11 {
         assert!(
             help.contains(&format!("  {code} ")),
             "--help does not say what {code} is"

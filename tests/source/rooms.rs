@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::rust_files;
+
 /// Each room with the rooms it may import. What is not listed here is a new room: add it on purpose.
 const RULE: &[(&str, &[&str])] = &[
     ("model", &[]),
@@ -198,7 +200,7 @@ fn the_reader_of_imports_sees_every_form() {
 #[test]
 fn no_file_is_longer_than_one_can_keep_in_mind() {
     const MOST: usize = 400;
-    let long: Vec<String> = all_files()
+    let long: Vec<String> = rust_files("src")
         .into_iter()
         .map(|path| (fs::read_to_string(&path).unwrap(), path))
         .map(|(text, path)| (text.lines().filter(|line| !line.trim().is_empty()).count(), path))
@@ -206,22 +208,4 @@ fn no_file_is_longer_than_one_can_keep_in_mind() {
         .map(|(lines, path)| format!("{}: {lines}", path.display()))
         .collect();
     assert!(long.is_empty(), "split by meaning: {long:?}");
-}
-
-/// Every source file, tests too.
-fn all_files() -> Vec<PathBuf> {
-    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    let mut files = Vec::new();
-    while let Some(directory) = left.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    assert!(files.len() > 100);
-    files
 }

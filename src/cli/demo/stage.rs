@@ -237,10 +237,9 @@ async fn build() -> Result<Nodes, Failure> {
 
 async fn apply(steps: &mut Steps, site: Site, peer: Site, key: &PublicKey, backend: &str) -> Result<(), Failure> {
     let submission = Submission {
-        confirm: None,
-        probes: Vec::new(),
         document: site.document(&peer, key, backend),
         comment: "demo".into(),
+        ..Submission::default()
     };
     let report = Client::new(site.socket()).apply(&submission).await?;
     let took = text::duration(report.seconds);

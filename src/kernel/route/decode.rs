@@ -16,6 +16,8 @@ use super::super::link::Links;
 use crate::model::{
     desired::{NextHop, Route, RouteKey},
     document::RouteKind,
+    fib::{Entry, Target},
+    preference::PROTOCOL,
     types::{Mtu, Prefix, TableId},
 };
 
@@ -97,14 +99,40 @@ pub(super) fn route_kind(kind: RouteType) -> Option<RouteKind> {
 
 /// Reads a route into the model's terms; `None` for a kind that we never make.
 pub(super) fn decode(body: &[u8], links: &Links) -> Option<Route> {
-    let message = match RouteMessage::parse(body) {
-        Ok(message) => message,
-        Err(error) => {
-            tracing::debug!("a route cannot be read: {error}");
-            return None;
-        }
-    };
+    let message = parse(body)?;
     let kind = route_kind(message.header.kind)?;
+    Some(route(kind, &message, links))
+}
+
+/// Reads a route, whatever its kind, as a lookup sees it; `None` for one that leads nowhere at the moment.
+pub(super) fn entry(raw: &Raw, body: &[u8], links: &Links) -> Option<Entry> {
+    let message = parse(body)?;
+    if message.header.flags.contains(RouteFlags::Dead) {
+        return None;
+    }
+    let read = route(RouteKind::Unicast, &message, links);
+    let target = match (message.header.kind, route_kind(message.header.kind)) {
+        (_, Some(RouteKind::Unicast)) => Target::Hops(read.nexthops),
+        (_, Some(kind)) => Target::Drop(kind),
+        (RouteType::Throw, None) => Target::Throw,
+        (_, None) => Target::Here(read.nexthops.into_iter().find_map(|hop| hop.device)),
+    };
+    Some(Entry {
+        key: raw.key,
+        target,
+        source: read.source,
+        ours: raw.protocol == PROTOCOL,
+    })
+}
+
+fn parse(body: &[u8]) -> Option<RouteMessage> {
+    let parsed = RouteMessage::parse(body);
+    parsed
+        .inspect_err(|error| tracing::debug!("a route cannot be read: {error}"))
+        .ok()
+}
+
+fn route(kind: RouteKind, message: &RouteMessage, links: &Links) -> Route {
     let (mut nexthops, mut mtu, mut source) = (Vec::new(), None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -124,12 +152,12 @@ pub(super) fn decode(body: &[u8], links: &Links) -> Option<Route> {
         nexthops.clear();
     }
     nexthops.sort();
-    Some(Route {
+    Route {
         kind,
         nexthops,
         mtu,
         source,
-    })
+    }
 }
 
 /// `RTAX_MTU` among a route's metrics.

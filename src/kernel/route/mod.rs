@@ -4,7 +4,10 @@
 mod decode;
 mod encode;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map},
+    net::IpAddr,
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -21,15 +24,17 @@ use self::{
     encode::set_table,
 };
 use super::{
+    address::family as address_family,
     link::Links,
     socket::{NetlinkError, Socket},
 };
 use crate::model::{
     desired::{Route, RouteKey},
     document::RouteKind,
+    fib::Entry,
     observed::{Owned, Owner},
     preference::PROTOCOL,
-    types::TableId,
+    types::{Prefix, TableId},
 };
 
 /// Who holds a key. IPv4 may hold several routes under one key; the first is the one that is used.
@@ -63,15 +68,15 @@ pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<BTre
 /// Older kernels list the next hops of an IPv6 route as routes of their own.
 fn merge(found: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
     match found.entry(key) {
-        Entry::Vacant(entry) => {
+        btree_map::Entry::Vacant(entry) => {
             entry.insert(route);
         }
-        Entry::Occupied(mut entry) if key.prefix.is_ipv6() => {
+        btree_map::Entry::Occupied(mut entry) if key.prefix.is_ipv6() => {
             let nexthops = &mut entry.get_mut().nexthops;
             nexthops.extend(route.nexthops);
             nexthops.sort();
         }
-        Entry::Occupied(_) => {}
+        btree_map::Entry::Occupied(_) => {}
     }
 }
 
@@ -111,6 +116,40 @@ pub(crate) async fn read_holders(
         }
     }
     Ok(holders)
+}
+
+/// Reads every route around `destinations`, of every table, and nothing else of them.
+pub(crate) async fn read_around(
+    socket: &mut Socket,
+    links: &Links,
+    destinations: &BTreeSet<IpAddr>,
+) -> Result<Vec<Entry>, NetlinkError> {
+    let mut around = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        if !destinations.iter().any(|address| address_family(*address) == family) {
+            continue;
+        }
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let found = socket
+            .dump(
+                RouteNetlinkMessage::GetRoute(request),
+                |found: &mut Vec<Entry>, _, body| {
+                    let Some(raw) = Raw::of(body, family) else { return };
+                    if raw.plain && holds_any(&raw.key.prefix, destinations) {
+                        found.extend(decode::entry(&raw, body, links));
+                    }
+                },
+            )
+            .await?;
+        around.extend(found);
+    }
+    Ok(around)
+}
+
+fn holds_any(prefix: &Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
+    let behind = addresses.range(prefix.address()..).next();
+    behind.is_some_and(|address| prefix.contains(*address))
 }
 
 fn holder(raw: &Raw, body: &[u8], links: &Links) -> Owned<Route> {

@@ -1,11 +1,11 @@
 //! Operations for people: one line each, in the words of `ip` and `wg`, never with a secret.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::{
     super::{
         desired::{Action, Firewall, NextHop, Route, RouteKey, Rule},
-        document::{Family, RouteKind, RuleAction},
+        document::{Family, RouteKind},
         ports::{Backend, Operation},
         types::{Fwmark, Prefix, TableId},
         wireguard::{DeviceChange, PeerChange},
@@ -104,35 +104,28 @@ pub(super) fn nexthops(route: &Route) -> String {
 }
 
 fn nexthops_to(prefix: Option<Prefix>, route: &Route) -> String {
-    let kind = match route.kind {
-        RouteKind::Unicast => None,
-        RouteKind::Blackhole => Some("blackhole".to_owned()),
-        RouteKind::Unreachable => Some("unreachable".to_owned()),
-        RouteKind::Prohibit => Some("prohibit".to_owned()),
-    };
+    let kind = (route.kind != RouteKind::Unicast).then(|| route.kind.to_string());
     let mut words: Vec<String> = kind
         .into_iter()
         .chain(prefix.map(|prefix| prefix.to_string()))
         .collect();
     match route.nexthops.as_slice() {
-        [only] => words.push(nexthop(only)),
-        several => words.extend(
-            several
-                .iter()
-                .map(|hop| format!("nexthop {} weight {}", nexthop(hop), hop.weight)),
-        ),
+        [only] => words.push(only.to_string()),
+        several => words.extend(several.iter().map(|hop| format!("nexthop {hop} weight {}", hop.weight))),
     }
     words.extend(route.source.map(|source| format!("src {source}")));
     words.extend(route.mtu.map(|mtu| format!("mtu {mtu}")));
     words.join(" ")
 }
 
-fn nexthop(nexthop: &NextHop) -> String {
-    let via = nexthop.via.map(|via| format!("via {via}"));
-    let device = nexthop.device.as_ref().map(|device| format!("dev {device}"));
-    let onlink = nexthop.onlink.then(|| "onlink".to_owned());
-    let words: Vec<_> = via.into_iter().chain(device).chain(onlink).collect();
-    words.join(" ")
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = self.via.map(|via| format!("via {via}"));
+        let device = self.device.as_ref().map(|device| format!("dev {device}"));
+        let onlink = self.onlink.then(|| "onlink".to_owned());
+        let words: Vec<_> = via.into_iter().chain(device).chain(onlink).collect();
+        f.pad(&words.join(" "))
+    }
 }
 
 fn rule_line(rule: &Rule) -> String {
@@ -158,9 +151,7 @@ fn rule_line(rule: &Rule) -> String {
     word("fwmark", rule.fwmark.map(|(mark, mask)| marked(mark, mask)));
     match rule.action {
         Action::Lookup(table) => word("lookup", Some(table.to_string())),
-        Action::Verdict(RuleAction::Blackhole) => line.push_str(" blackhole"),
-        Action::Verdict(RuleAction::Unreachable) => line.push_str(" unreachable"),
-        Action::Verdict(RuleAction::Prohibit) => line.push_str(" prohibit"),
+        Action::Verdict(verdict) => drop(write!(line, " {verdict}")),
     }
     if let Some(length) = rule.suppress_prefixlength {
         let _ = write!(line, " suppress_prefixlength {length}");

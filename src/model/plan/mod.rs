@@ -156,14 +156,25 @@ pub fn scope(
     }
     scope.wireguard.extend(ledger.links.iter().cloned());
     scope.sysctls.extend(ledger.sysctls.keys().cloned());
-    for tunnel in desired.wireguard.values() {
-        let endpoints = tunnel.peers.values().filter_map(|peer| peer.endpoint.as_ref());
-        let sockets = endpoints.filter_map(|endpoint| wireguard::resolve(endpoint, resolved));
-        scope
-            .endpoints
-            .extend(sockets.map(|socket| (tunnel.fwmark, socket.ip())));
+    for ((name, _), endpoint) in endpoints(desired, resolved) {
+        let mark = desired.wireguard.get(&name).map(|tunnel| tunnel.fwmark);
+        scope.endpoints.insert((mark.unwrap_or_default(), endpoint));
     }
     scope
+}
+
+/// The endpoints of the peers, as far as their addresses are known.
+pub fn endpoints(
+    desired: &Desired,
+    resolved: &BTreeMap<HostName, IpAddr>,
+) -> BTreeMap<(InterfaceName, PublicKey), IpAddr> {
+    let tunnels = desired.wireguard.iter();
+    let peers = tunnels.flat_map(|(name, tunnel)| tunnel.peers.iter().map(move |(key, peer)| ((name, key), peer)));
+    let known = peers.filter_map(|((name, key), peer)| {
+        let socket = wireguard::resolve(peer.endpoint.as_ref()?, resolved)?;
+        Some(((name.clone(), *key), socket.ip()))
+    });
+    known.collect()
 }
 
 /// Whether an operation only guards a prefix while a link is changed: no part of `desired`, and no repair.

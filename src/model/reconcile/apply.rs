@@ -15,7 +15,7 @@ use crate::model::{
     plan::{Object, Plan, Secrets},
     ports::{Applied, ErrorClass, ObserveError, Operation},
     service::{Failure, FailureKind},
-    status::Revision,
+    status::{Finding, Revision},
 };
 
 /// How often a plan is carried out before the apply, or the way back, gives up.
@@ -36,6 +36,8 @@ pub(super) struct Job {
     revision: Option<Revision>,
     /// The first plan: what the document changes.
     first: Option<Plan>,
+    /// Whom it cuts off, perhaps.
+    cut: Vec<Finding>,
     attempts: u32,
     /// How often the world could not be read.
     blinded: u32,
@@ -88,6 +90,17 @@ impl Job {
         self.back.is_some()
     }
 
+    /// What is asked for, until its beginning is stored.
+    pub(super) fn asked(&self) -> Option<&Submission> {
+        (!self.begun && !self.submission.same).then_some(&self.submission)
+    }
+
+    /// It cuts these off: it has to be confirmed.
+    pub(super) fn on_trial(&mut self, cut: Vec<Finding>, time: Duration) {
+        self.cut = cut;
+        self.submission.confirm.get_or_insert(time);
+    }
+
     pub(super) fn holder(&self) -> (&str, Duration) {
         (&self.submission.holder, self.since)
     }
@@ -110,6 +123,7 @@ impl Machine {
             begun: false,
             revision: None,
             first: None,
+            cut: Vec::new(),
             attempts: 0,
             blinded: 0,
             trouble: None,
@@ -129,12 +143,10 @@ impl Machine {
         } else if !job.begun && self.saving.owes_revert() {
             self.save();
         } else if !job.begun && !job.submission.same {
-            let ticket = job.submission.ticket;
-            let before = Box::new(self.ledger.clone());
-            self.prepare(&plan.operations);
-            let write = Write::Begin(ticket, self.ledger.clone());
-            let operations = plan.operations;
-            self.store(write, Then::Begin { operations, before });
+            match self.refusal(&plan) {
+                Some(failure) => self.end(Err(failure), now),
+                None => self.begin(plan),
+            }
         } else if plan.is_empty() {
             self.equal(plan);
         } else if job.attempts >= ATTEMPTS {
@@ -150,6 +162,17 @@ impl Machine {
             job.attempts += 1;
             self.execute(plan.operations);
         }
+    }
+
+    /// Its beginning is stored before its first change.
+    fn begin(&mut self, plan: Plan) {
+        let Some(job) = &self.job else { return };
+        let ticket = job.submission.ticket;
+        let before = Box::new(self.ledger.clone());
+        self.prepare(&plan.operations);
+        let write = Write::Begin(ticket, self.ledger.clone());
+        let operations = plan.operations;
+        self.store(write, Then::Begin { operations, before });
     }
 
     /// The kernel equals the new document.
@@ -324,7 +347,7 @@ impl Machine {
                 let revision = revision.or(job.revision.take()).or(unchanged);
                 let mut plan = self.plan.clone();
                 plan.operations = job.first.take().unwrap_or_default().operations;
-                let confirm = job.submission.confirm;
+                let (confirm, cut) = (job.submission.confirm, std::mem::take(&mut job.cut));
                 let live = Live {
                     revision: revision.clone(),
                     desired: job.submission.desired.clone(),
@@ -337,7 +360,13 @@ impl Machine {
                     self.keeper.applied(&self.plan, &live.desired);
                 }
                 self.adopt_secrets(secrets, now);
-                self.end(Ok(Box::new(Done { revision, plan, took })), now);
+                let done = Done {
+                    revision,
+                    plan,
+                    cut,
+                    took,
+                };
+                self.end(Ok(Box::new(done)), now);
             }
             Some(Ending::RolledBack) => {
                 let Some(back) = job.back.take() else { return };

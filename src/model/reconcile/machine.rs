@@ -301,7 +301,11 @@ impl Machine {
         };
         let nothing = Desired::default();
         let desired = desired.unwrap_or(&nothing);
-        plan::scope(desired, previous, &self.ledger, &self.names.addresses())
+        let mut scope = plan::scope(desired, previous, &self.ledger, &self.names.addresses());
+        if let Some(submission) = self.job.as_ref().and_then(Job::asked) {
+            self.watch(&mut scope, &submission.desired, &submission.present);
+        }
+        scope
     }
 
     pub(super) fn follow_names(&mut self, now: Now) {

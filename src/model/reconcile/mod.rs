@@ -23,6 +23,7 @@ pub mod subject;
 mod tests;
 mod trial;
 mod view;
+mod ways;
 
 use std::time::{Duration, SystemTime};
 
@@ -33,12 +34,13 @@ pub use trial::Trial;
 
 use super::{
     desired::Desired,
+    guard::Guarded,
     ledger::Ledger,
     observed::{Observed, Scope},
     plan::{Object, Plan, Secrets},
     ports::{Applied, ObserveError, Operation, OperationError},
     service::Failure,
-    status::Revision,
+    status::{Finding, Revision},
     types::HostName,
 };
 
@@ -64,7 +66,7 @@ pub struct Live {
 }
 
 /// A document to apply.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Submission {
     /// Which submission this is.
     pub ticket: Ticket,
@@ -76,6 +78,10 @@ pub struct Submission {
     pub same: bool,
     /// It reverts by itself unless it is confirmed within this time of being in force.
     pub confirm: Option<Duration>,
+    /// Who is there and must not be cut off, beside the management networks.
+    pub present: Vec<Guarded>,
+    /// Unless it may cut them off; then it has to be confirmed.
+    pub may_cut: bool,
 }
 
 /// What happened.
@@ -167,6 +173,8 @@ pub struct Done {
     pub revision: Option<Revision>,
     /// What was to be done at first, and what is waiting or in conflict now.
     pub plan: Plan,
+    /// Whom it cut off, perhaps.
+    pub cut: Vec<Finding>,
     /// How long it took.
     pub took: Duration,
 }

@@ -1,5 +1,6 @@
 //! The kernel's port against the real kernel, checked with `ip -j`.
 
+mod fib;
 mod link;
 mod monitor;
 mod route;

@@ -139,6 +139,7 @@ fn one_apply_at_a_time() {
             desired: first(),
             holder: "bob (pid 9)".into(),
             same: false,
+            ..Default::default()
         })),
         bench.now,
     );

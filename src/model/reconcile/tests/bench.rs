@@ -10,6 +10,7 @@ use crate::{
     model::{
         check,
         desired::Desired,
+        guard::Guarded,
         ledger::Ledger,
         plan::Secrets,
         ports::{Applied, ErrorClass, Operation, OperationError},
@@ -109,6 +110,8 @@ pub(super) struct Bench {
     pub(super) unheard: Option<usize>,
     /// Somebody else's hand in the world after each run of operations.
     pub(super) meddler: Option<fn(&mut World)>,
+    /// Who is there when something is submitted, and whether they may be cut off.
+    pub(super) guard: (Vec<Guarded>, bool),
     submitted: BTreeMap<u64, Desired>,
 }
 
@@ -146,6 +149,7 @@ impl Bench {
             fuse: None,
             unheard: None,
             meddler: None,
+            guard: (Vec::new(), false),
             submitted: BTreeMap::new(),
         }
     }
@@ -281,6 +285,8 @@ impl Bench {
                 && self.machine.trial().is_none()
                 && live.is_some_and(|live| live.desired == *desired && live.revision.is_some()),
             confirm,
+            present: self.guard.0.clone(),
+            may_cut: self.guard.1,
         })));
         ticket
     }

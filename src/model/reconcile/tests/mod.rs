@@ -7,6 +7,7 @@ mod names;
 mod simulation;
 mod status;
 mod trial;
+mod ways;
 
 use std::time::Duration;
 

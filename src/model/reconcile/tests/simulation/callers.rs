@@ -61,6 +61,7 @@ impl Sim {
             holder: "alice (pid 7)".into(),
             same,
             confirm,
+            ..Submission::default()
         })));
         if confirm.is_some() && self.dice.chance(500) {
             let time = self.dice.between(Duration::from_secs(1), Duration::from_secs(60));

@@ -1,0 +1,323 @@
+//! The guard for the way in: whom an apply would cut off, found in the model before anything is changed.
+//!
+//! Looked up are the way now and the way after the plan's operations, for everybody who is there at the moment
+//! (the operator's session, who reads the metrics) and for the networks that the document calls management. A
+//! session holds on to its addresses, so that any other way may end it; a network loses its way in only if
+//! there is none any more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    desired::{Desired, NextHop},
+    fib::{Fib, Packet, Way},
+    observed::Observed,
+    ports::Operation,
+    status::Finding,
+    types::{Fwmark, InterfaceName, Prefix, PublicKey},
+};
+
+/// The most places that are looked at in a management network beside its first address: one for each network of
+/// ours inside of it.
+const MOST_PLACES: usize = 1_024;
+
+/// Both ends of a session by which an operator reaches this appliance, such as `SSH_CONNECTION` (`ssh(1)`) tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Session {
+    /// The operator's address and port.
+    pub peer: std::net::SocketAddr,
+    /// This appliance's.
+    pub local: std::net::SocketAddr,
+}
+
+/// Who must not be cut off without an explicit word.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Guarded {
+    /// Who that is.
+    pub who: Who,
+    /// Where packets to them go.
+    pub peer: IpAddr,
+    /// The address of ours that they talk to, where that is known.
+    pub local: Option<IpAddr>,
+}
+
+/// Who that is, for people.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// Whoever asks for the apply.
+    Operator,
+    /// Whoever reads the metrics.
+    Scraper,
+    /// A management network of the document.
+    Management(Prefix),
+}
+
+impl From<Session> for Guarded {
+    fn from(session: Session) -> Self {
+        Self {
+            who: Who::Operator,
+            peer: session.peer.ip().to_canonical(),
+            local: Some(session.local.ip().to_canonical()),
+        }
+    }
+}
+
+impl fmt::Display for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.who {
+            Who::Operator => write!(f, "your session from {}", self.peer),
+            Who::Scraper => write!(f, "the metrics' reader {}", self.peer),
+            Who::Management(network) if network.address() == self.peer => write!(f, "management network {network}"),
+            Who::Management(network) => write!(f, "{} in management network {network}", self.peer),
+        }
+    }
+}
+
+/// The places in the management networks of both states where the way can change: their first addresses, and
+/// those of our own networks inside of them.
+pub fn management(desired: &Desired, previous: Option<&Desired>) -> Vec<Guarded> {
+    let states = || previous.into_iter().chain([desired]);
+    let networks: BTreeSet<Prefix> = states()
+        .flat_map(|state| state.settings.management.iter().copied())
+        .collect();
+    let routes = states().flat_map(|state| state.routes.keys().map(|key| key.prefix));
+    let rules = states().flat_map(|state| state.rules.iter().filter_map(|rule| rule.to));
+    let addresses = states().flat_map(|state| state.addresses.iter().map(|entry| entry.address.prefix()));
+    let ours: BTreeSet<Prefix> = match networks.is_empty() {
+        true => BTreeSet::new(),
+        false => routes.chain(rules).chain(addresses).collect(),
+    };
+    let places = |network: Prefix| {
+        let inside = ours
+            .iter()
+            .filter(move |prefix| network.covers(prefix))
+            .take(MOST_PLACES);
+        inside.map(Prefix::address).chain([network.address()])
+    };
+    let guarded = networks.iter().flat_map(|network| {
+        places(*network).map(|peer| Guarded {
+            who: Who::Management(*network),
+            peer,
+            local: None,
+        })
+    });
+    let distinct: BTreeSet<Guarded> = guarded.collect();
+    distinct.into_iter().collect()
+}
+
+/// The addresses around which routes have to be known for [`cut`].
+pub fn destinations(guarded: &[Guarded], endpoints: impl IntoIterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
+    let ends = guarded.iter().flat_map(|guarded| [Some(guarded.peer), guarded.local]);
+    ends.flatten().chain(endpoints).collect()
+}
+
+/// Whom `operations` would cut off, and how; `endpoints` are those of the tunnels to come.
+pub fn cut(
+    guarded: &[Guarded],
+    observed: &Observed,
+    desired: &Desired,
+    operations: &[Operation],
+    endpoints: &BTreeMap<(InterfaceName, PublicKey), IpAddr>,
+) -> Vec<Finding> {
+    let before = Side::now(observed);
+    let after = Side::then(observed, desired, operations, endpoints);
+    let findings = guarded.iter().filter_map(|guarded| {
+        let reason = loss(guarded, &before, &after)?;
+        Some(Finding {
+            object: guarded.to_string(),
+            reason,
+        })
+    });
+    findings.collect()
+}
+
+/// The world before or after.
+struct Side {
+    fib: Fib,
+    tunnels: BTreeMap<InterfaceName, Tunnel>,
+}
+
+/// A WireGuard device, as far as it decides about a way.
+struct Tunnel {
+    identity: Option<PublicKey>,
+    mark: Fwmark,
+    peers: Vec<(PublicKey, BTreeSet<Prefix>, Option<IpAddr>)>,
+}
+
+impl Side {
+    fn now(observed: &Observed) -> Self {
+        let tunnels = observed.wireguard.iter().map(|(name, device)| {
+            let peers = device.peers.iter().map(|(key, peer)| {
+                let endpoint = peer.endpoint.map(|endpoint| endpoint.ip());
+                (*key, peer.allowed_ips.clone(), endpoint)
+            });
+            let tunnel = Tunnel {
+                identity: device.public_key,
+                mark: device.fwmark,
+                peers: peers.collect(),
+            };
+            (name.clone(), tunnel)
+        });
+        Self {
+            fib: observed.fib.clone(),
+            tunnels: tunnels.collect(),
+        }
+    }
+
+    fn then(
+        observed: &Observed,
+        desired: &Desired,
+        operations: &[Operation],
+        endpoints: &BTreeMap<(InterfaceName, PublicKey), IpAddr>,
+    ) -> Self {
+        let mut fib = observed.fib.clone();
+        operations.iter().for_each(|operation| fib.carry_out(operation));
+        let mut identities: BTreeMap<_, _> = observed
+            .wireguard
+            .iter()
+            .filter_map(|(name, device)| Some((name, device.public_key?)))
+            .collect();
+        for operation in operations {
+            if let Operation::ConfigureWireguard { name, change, .. } = operation {
+                identities.extend(change.private_key.as_ref().map(|key| (name, key.public_key())));
+            }
+        }
+        let tunnels = desired.wireguard.iter().map(|(name, tunnel)| {
+            let peers = tunnel.peers.iter().map(|(key, peer)| {
+                // A peer without an endpoint keeps the one that it last sent from.
+                let roamed = observed
+                    .wireguard
+                    .get(name)
+                    .and_then(|device| device.peers.get(key)?.endpoint);
+                let endpoint = endpoints.get(&(name.clone(), *key)).copied();
+                let endpoint = endpoint.or(roamed.map(|endpoint| endpoint.ip()));
+                (*key, peer.allowed_ips.clone(), endpoint)
+            });
+            let tunnel = Tunnel {
+                identity: identities.get(name).copied(),
+                mark: tunnel.fwmark,
+                peers: peers.collect(),
+            };
+            (name.clone(), tunnel)
+        });
+        Self {
+            tunnels: tunnels.collect(),
+            fib,
+        }
+    }
+
+    fn way(&self, guarded: &Guarded) -> Way {
+        self.fib.way(Packet {
+            to: guarded.peer,
+            from: guarded.local,
+            mark: Fwmark::NONE,
+        })
+    }
+
+    /// The tunnel of ours behind a next hop, and the peer of it that `to` is sent to.
+    fn peer(&self, hop: &NextHop, to: IpAddr) -> Option<(&InterfaceName, &Tunnel, Option<&Peer>)> {
+        let (name, tunnel) = self.tunnels.get_key_value(hop.device.as_ref()?)?;
+        let longest = |(_, allowed, _): &&Peer| {
+            let around = allowed.iter().filter(|prefix| prefix.contains(to));
+            around.map(|prefix| i16::from(prefix.length())).max().unwrap_or(-1)
+        };
+        let best = tunnel.peers.iter().max_by_key(longest);
+        Some((name, tunnel, best.filter(|peer| longest(peer) >= 0)))
+    }
+
+    /// Why nothing that is sent into this tunnel arrives.
+    fn broken(&self, hop: &NextHop, to: IpAddr) -> Option<String> {
+        let (name, tunnel, peer) = self.peer(hop, to)?;
+        let Some((key, _, endpoint)) = peer else {
+            return Some(format!("no peer of {name} has it in its allowed IPs"));
+        };
+        let endpoint = (*endpoint)?;
+        let packet = Packet {
+            to: endpoint,
+            from: None,
+            mark: tunnel.mark,
+        };
+        match self.fib.way(packet) {
+            Way::Nowhere(reason) => Some(format!("no way to {endpoint}, the endpoint of {key}: {reason}")),
+            Way::Out(hops) if hops.iter().all(|hop| hop.device.as_ref() == Some(name)) => {
+                Some(format!("{endpoint}, the endpoint of {key}, lies behind {name} itself"))
+            }
+            Way::Out(_) | Way::Here => None,
+        }
+    }
+}
+
+type Peer = (PublicKey, BTreeSet<Prefix>, Option<IpAddr>);
+
+/// What `guarded` would lose, if it has a way now.
+fn loss(guarded: &Guarded, before: &Side, after: &Side) -> Option<String> {
+    let Way::Out(old) = before.way(guarded) else {
+        return None;
+    };
+    if old.iter().all(|hop| before.broken(hop, guarded.peer).is_some()) {
+        return None;
+    }
+    let now = format!("goes {} now", shown(&old));
+    let new = match after.way(guarded) {
+        Way::Out(new) => new,
+        Way::Here => return Some(format!("{now}; afterwards the address is this appliance's own")),
+        Way::Nowhere(reason) => return Some(format!("{now}; afterwards: {reason}")),
+    };
+    if let Some(reason) = new.iter().find_map(|hop| after.broken(hop, guarded.peer)) {
+        return Some(format!("{now}; afterwards: {reason}"));
+    }
+    if let Some(name) = new.iter().find_map(|hop| renewed(hop, before, after)) {
+        return Some(format!(
+            "{now}, and {name} gets another key, which its peers have to learn"
+        ));
+    }
+    (guarded.local.is_some())
+        .then(|| moved(guarded, (&old, before), (&new, after)))
+        .flatten()
+        .map(|moved| format!("{now}; afterwards {moved}"))
+}
+
+/// What changes for whoever holds on to a session.
+fn moved(guarded: &Guarded, (old, before): (&[NextHop], &Side), (new, after): (&[NextHop], &Side)) -> Option<String> {
+    let home = |side: &Side| {
+        let packet = Packet {
+            to: guarded.local?,
+            from: None,
+            mark: Fwmark::NONE,
+        };
+        Some(side.fib.way(packet) == Way::Here)
+    };
+    if let (Some(local), Some(true), Some(false)) = (guarded.local, home(before), home(after)) {
+        return Some(format!("this appliance does not have the address {local} any more"));
+    }
+    if places(old) != places(new) {
+        return Some(format!("it goes {}", shown(new)));
+    }
+    let key = |side: &Side, hops: &[NextHop]| -> Vec<Option<PublicKey>> {
+        let peers = hops.iter().map(|hop| Some(side.peer(hop, guarded.peer)?.2?.0));
+        peers.collect()
+    };
+    (key(before, old) != key(after, new)).then(|| "it goes to another peer of the tunnel".to_owned())
+}
+
+/// A tunnel on both sides whose key changes.
+fn renewed<'a>(hop: &'a NextHop, before: &Side, after: &Side) -> Option<&'a InterfaceName> {
+    let name = hop.device.as_ref()?;
+    let (old, new) = (before.tunnels.get(name)?.identity?, after.tunnels.get(name)?.identity?);
+    (old != new).then_some(name)
+}
+
+fn places(hops: &[NextHop]) -> BTreeSet<(Option<IpAddr>, &Option<InterfaceName>)> {
+    hops.iter().map(|hop| (hop.via, &hop.device)).collect()
+}
+
+fn shown(hops: &[NextHop]) -> String {
+    let hops: Vec<String> = hops.iter().map(ToString::to_string).collect();
+    hops.join(" or ")
+}
