@@ -20,6 +20,7 @@ use super::{
     metrics_server::Target,
     notes::{self, Repaired},
     prober::Prober,
+    rest::Rest,
     service_manager::ServiceManager,
     store_task::Job,
     world_task::Command,
@@ -91,6 +92,7 @@ pub(super) struct MainLoop {
     questions: Arc<Semaphore>,
     manager: ServiceManager,
     pub(super) prober: Option<Prober>,
+    rest: Rest,
     overruns: u64,
     history_dropped: u64,
 }
@@ -108,6 +110,7 @@ impl MainLoop {
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             manager,
             prober: None,
+            rest: Rest::default(),
             overruns: 0,
             history_dropped: 0,
         }
@@ -151,6 +154,7 @@ impl MainLoop {
                     self.event(Event::Announced { foreign: announced.foreign });
                 }
                 () = due => self.event(Event::Tick),
+                () = self.rest.due() => self.rest.begin(),
                 _ = clock.tick() => self.job(Job::Clock(SystemTime::now())),
                 _ = alive.tick() => if watchdog.is_some() {
                     self.manager.alive();
@@ -206,7 +210,10 @@ impl MainLoop {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Apply(apply) => self.apply(*apply),
+            Request::Apply(apply) => {
+                self.rest.stir();
+                self.apply(*apply);
+            }
             Request::Confirm(author, reply) => {
                 let ticket = self.callers.confirm(author, reply);
                 self.event(Event::Confirm(ticket));

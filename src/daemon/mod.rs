@@ -22,6 +22,7 @@ mod main_loop;
 mod metrics_server;
 mod notes;
 mod prober;
+mod rest;
 mod service_manager;
 mod store_task;
 #[cfg(test)]

@@ -36,3 +36,5 @@ mod tun;
 mod uapi;
 mod udp;
 mod worker;
+
+pub use sys::release_text;

@@ -62,7 +62,10 @@ pub(super) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
 
 /// Gives program text and constants back that only the start or a burst of work needed; what is needed again
 /// comes back from the file. It halves what an idle engine holds, and there is one for each interface.
-pub(super) fn release_text() -> io::Result<()> {
+///
+/// # Errors
+/// When this process' mappings cannot be read or changed.
+pub fn release_text() -> io::Result<()> {
     for (start, length) in clean_file_mappings(&std::fs::read_to_string("/proc/self/smaps")?) {
         // SAFETY: the range is a whole mapping of this process, private, of a file, not writable, and without
         // a page that differs from the file's, so that each reads the same after it was dropped.

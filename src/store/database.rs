@@ -15,11 +15,14 @@
 
 use std::{
     fs::{self, File},
+    num::NonZeroU64,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::thread::{current_timer_slack, set_current_timer_slack};
 
 use super::{
     error::{StoreError, StoreErrorClass},
@@ -36,6 +39,8 @@ const HEAD: usize = 1 + 8 + 4 + 4;
 const CACHE_BYTES: u64 = 1 << 20;
 /// sled reclaims space only in its periodic flush.
 const RECLAIM_MILLISECONDS: u64 = 2_000;
+/// How late the timers of sled's threads may be.
+const LAZY_NANOSECONDS: u64 = 60_000_000_000;
 /// How often, and after what pause, an open is tried while sled's own threads of a closed database end.
 const OPEN_ATTEMPTS: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
@@ -209,6 +214,11 @@ impl Database {
 
     /// Carries out a batch; when this returns, it survives a power cut. Says how long flush and sync took.
     pub(super) fn commit(&self, batch: &Batch, generation: u64) -> Result<Duration, StoreError> {
+        // The first one may start threads, too.
+        with_lazy_timers(|| self.write(batch, generation))
+    }
+
+    fn write(&self, batch: &Batch, generation: u64) -> Result<Duration, StoreError> {
         let mut heads = sled::Batch::default();
         for (key, value) in &batch.puts {
             self.drop_chunks(key, &mut heads)?;
@@ -305,7 +315,7 @@ fn open_log(path: &Path) -> Result<sled::Db, StoreError> {
         .flush_every_ms(Some(RECLAIM_MILLISECONDS));
     let mut attempt = 1;
     loop {
-        match config.open() {
+        match with_lazy_timers(|| config.open()) {
             // The store's own lock is ours: it can only be a thread of a database that was just closed.
             Err(sled::Error::Io(error)) if error.to_string().contains("acquire lock") && attempt < OPEN_ATTEMPTS => {
                 attempt += 1;
@@ -314,6 +324,16 @@ fn open_log(path: &Path) -> Result<sled::Db, StoreError> {
             result => return result.map_err(|error| convert("open", path, &error)),
         }
     }
+}
+
+/// Does what starts sled's threads. Each of them wakes once a second to find nothing to do; they inherit that it does
+/// not matter when (`PR_SET_TIMERSLACK` in `prctl(2)`), so an idle machine sleeps on, and work wakes them all the same.
+fn with_lazy_timers<T>(work: impl FnOnce() -> T) -> T {
+    let usual = current_timer_slack().ok().and_then(NonZeroU64::new);
+    set_current_timer_slack(NonZeroU64::new(LAZY_NANOSECONDS)).ok();
+    let done = work();
+    set_current_timer_slack(usual).ok();
+    done
 }
 
 fn convert(verb: &str, path: &Path, error: &sled::Error) -> StoreError {
