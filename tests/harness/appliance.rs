@@ -89,6 +89,15 @@ impl Appliance {
         self.daemon.borrow_mut().take().expect("a daemon runs").wait().unwrap();
     }
 
+    /// Whether the daemon has ended by itself; then another can be started. It answers, or it is waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        let ended = !self.try_tunneld(&["status"], "").status.success();
+        if ended {
+            self.daemon.borrow_mut().take().expect("a daemon ran").wait().unwrap();
+        }
+        ended
+    }
+
     /// The daemon's log so far.
     pub(crate) fn log(&self) -> String {
         self.namespace.run(["cat", "/run/daemon.log"])

@@ -2,6 +2,8 @@
 //! that maps it), iproute2 and util-linux; `tests/run netns` installs what is missing and runs them.
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;
@@ -13,6 +15,8 @@ mod engine;
 mod engine_port;
 #[cfg(test)]
 mod faketime;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
@@ -38,6 +42,8 @@ mod roles;
 mod secrets;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tracer;
 #[cfg(test)]
 mod trial;
 #[cfg(test)]
