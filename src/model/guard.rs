@@ -117,16 +117,33 @@ pub fn destinations(guarded: &[Guarded], endpoints: impl IntoIterator<Item = IpA
     ends.flatten().chain(endpoints).collect()
 }
 
-/// Whom `operations` would cut off, and how; `endpoints` are those of the tunnels to come.
-pub fn cut(
-    guarded: &[Guarded],
-    observed: &Observed,
-    desired: &Desired,
-    operations: &[Operation],
-    endpoints: &BTreeMap<(InterfaceName, PublicKey), IpAddr>,
-) -> Vec<Finding> {
+/// What is looked at.
+pub struct Question<'a> {
+    /// For whom.
+    pub guarded: &'a [Guarded],
+    /// The destinations around which routes were read.
+    pub ways: &'a BTreeSet<IpAddr>,
+    /// The endpoints of the tunnels to come.
+    pub endpoints: &'a BTreeMap<(InterfaceName, PublicKey), IpAddr>,
+}
+
+/// Whom `operations` would cut off, and how.
+pub fn cut(question: &Question<'_>, observed: &Observed, desired: &Desired, operations: &[Operation]) -> Vec<Finding> {
+    let Question {
+        guarded,
+        ways,
+        endpoints,
+    } = *question;
     let before = Side::now(observed);
-    let after = Side::then(observed, desired, operations, endpoints);
+    // Of the routes only those around somebody matter, and there may be many others.
+    let matters = |operation: &&Operation| match operation {
+        Operation::AddRoute { key, .. } | Operation::ReplaceRoute { key, .. } | Operation::DeleteRoute { key, .. } => {
+            key.prefix.contains_any(ways)
+        }
+        _ => true,
+    };
+    let operations: Vec<&Operation> = operations.iter().filter(matters).collect();
+    let after = Side::then(observed, desired, &operations, endpoints);
     let findings = guarded.iter().filter_map(|guarded| {
         let reason = loss(guarded, &before, &after)?;
         Some(Finding {
@@ -173,7 +190,7 @@ impl Side {
     fn then(
         observed: &Observed,
         desired: &Desired,
-        operations: &[Operation],
+        operations: &[&Operation],
         endpoints: &BTreeMap<(InterfaceName, PublicKey), IpAddr>,
     ) -> Self {
         let mut fib = observed.fib.clone();

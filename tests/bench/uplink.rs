@@ -34,7 +34,8 @@ pub(crate) fn destinations(count: u32) -> impl Iterator<Item = Ipv4Addr> {
 
 /// A document with `count` routes through `gateway`.
 pub(crate) fn document(count: u32, gateway: Ipv4Addr) -> String {
-    let mut text = "version = 1\nroute = [\n".to_owned();
+    // The guard for the way in is part of every apply.
+    let mut text = "version = 1\nappliance.management = [\"10.0.0.0/24\"]\nroute = [\n".to_owned();
     for to in destinations(count) {
         let _ = writeln!(text, "{{to=\"{to}/24\",via=\"{gateway}\"}},");
     }

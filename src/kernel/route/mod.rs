@@ -34,7 +34,7 @@ use crate::model::{
     fib::Entry,
     observed::{Owned, Owner},
     preference::PROTOCOL,
-    types::{Prefix, TableId},
+    types::TableId,
 };
 
 /// Who holds a key. IPv4 may hold several routes under one key; the first is the one that is used.
@@ -136,7 +136,7 @@ pub(crate) async fn read_around(
                 RouteNetlinkMessage::GetRoute(request),
                 |found: &mut Vec<Entry>, _, body| {
                     let Some(raw) = Raw::of(body, family) else { return };
-                    if raw.plain && holds_any(&raw.key.prefix, destinations) {
+                    if raw.plain && raw.key.prefix.contains_any(destinations) {
                         found.extend(decode::entry(&raw, body, links));
                     }
                 },
@@ -145,11 +145,6 @@ pub(crate) async fn read_around(
         around.extend(found);
     }
     Ok(around)
-}
-
-fn holds_any(prefix: &Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
-    let behind = addresses.range(prefix.address()..).next();
-    behind.is_some_and(|address| prefix.contains(*address))
 }
 
 fn holder(raw: &Raw, body: &[u8], links: &Links) -> Owned<Route> {

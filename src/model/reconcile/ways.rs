@@ -1,11 +1,11 @@
 //! The guard for the way in, as the loop keeps it: what has to be read for it, and when it refuses.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::Machine;
 use crate::model::{
     desired::Desired,
-    guard::{self, Guarded},
+    guard::{self, Guarded, Question},
     observed::{Observed, Scope},
     plan::{self, Plan},
     service::{CUT_CONFIRM, Failure, FailureKind},
@@ -15,9 +15,27 @@ use crate::model::{
 impl Machine {
     /// Adds to `scope` what [`Self::cut`] needs.
     pub fn watch(&self, scope: &mut Scope, desired: &Desired, present: &[Guarded]) {
+        scope.ways = self.ways(desired, &self.guarded(desired, present));
+    }
+
+    /// Whom the plan for `desired` would cut off, if `observed` was read as [`Self::watch`] says.
+    pub fn cut(&self, desired: &Desired, observed: &Observed, plan: &Plan, present: &[Guarded]) -> Vec<Finding> {
         let guarded = self.guarded(desired, present);
         if guarded.is_empty() {
-            return;
+            return Vec::new();
+        }
+        let question = Question {
+            guarded: &guarded,
+            ways: &self.ways(desired, &guarded),
+            endpoints: &plan::endpoints(desired, &self.names.addresses()),
+        };
+        guard::cut(&question, observed, desired, &plan.operations)
+    }
+
+    /// The destinations around which routes matter: whoever is guarded, endpoints, and gateways.
+    fn ways(&self, desired: &Desired, guarded: &[Guarded]) -> BTreeSet<IpAddr> {
+        if guarded.is_empty() {
+            return BTreeSet::new();
         }
         let resolved = self.names.addresses();
         let states = self.live.iter().map(|live| &live.desired).chain([desired]);
@@ -27,14 +45,7 @@ impl Machine {
         let hops = desired.routes.values().flat_map(|route| &route.nexthops);
         let gateways = hops.filter(|hop| hop.device.is_none()).filter_map(|hop| hop.via);
         let others = endpoints.chain(roamed.map(|endpoint| endpoint.ip())).chain(gateways);
-        scope.ways = guard::destinations(&guarded, others.map(|address: IpAddr| address.to_canonical()));
-    }
-
-    /// Whom the plan for `desired` would cut off, if `observed` was read as [`Self::watch`] says.
-    pub fn cut(&self, desired: &Desired, observed: &Observed, plan: &Plan, present: &[Guarded]) -> Vec<Finding> {
-        let guarded = self.guarded(desired, present);
-        let endpoints = plan::endpoints(desired, &self.names.addresses());
-        guard::cut(&guarded, observed, desired, &plan.operations, &endpoints)
+        guard::destinations(guarded, others.map(|address: IpAddr| address.to_canonical()))
     }
 
     fn guarded(&self, desired: &Desired, present: &[Guarded]) -> Vec<Guarded> {

@@ -1,6 +1,6 @@
 //! Networks, and addresses in them.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -49,6 +49,12 @@ impl Prefix {
     /// Whether `address` lies inside.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
+    }
+
+    /// Whether one of `addresses` lies inside.
+    pub fn contains_any(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        let behind = addresses.range(self.address()..).next();
+        behind.is_some_and(|address| self.contains(*address))
     }
 
     /// Whether every address of `other` lies inside.
