@@ -21,3 +21,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod store;
+
+#[cfg(test)]
+#[path = "../tests/fuzz/replay.rs"]
+mod fuzz;

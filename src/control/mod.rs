@@ -18,6 +18,8 @@
 pub mod access;
 pub mod client;
 mod connections;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod server;
 
 use serde::{Deserialize, Serialize};

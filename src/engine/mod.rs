@@ -13,6 +13,8 @@ mod coalesce;
 mod control;
 mod counters;
 mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handover;
 mod identity;
 mod inbound;

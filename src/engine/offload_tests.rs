@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     checksum::{Sum, pseudo_header},
-    coalesce::{Coalescer, Joins},
+    fuzz::offload::{join, split as split_if_it_fits},
     packet::{TCP, UDP, read_u16, write_u16, write_u32},
     segment::{Segments, complete_checksum},
     tun::{Prologue, Segmentation},
@@ -127,38 +127,7 @@ impl Shape {
 }
 
 fn split(prologue: &Prologue, packet: &[u8]) -> Vec<Vec<u8>> {
-    let mut packet = packet.to_vec();
-    if prologue.segmentation == Segmentation::None {
-        return vec![packet];
-    }
-    let mut segments = Segments::new(prologue, &packet).expect("headers fit");
-    let mut all = Vec::new();
-    while let Some(range) = segments.next(&mut packet) {
-        all.push(packet[range.clone()].to_vec());
-        // What was sent is overwritten by sealing's neighbours; the next segment must not need it.
-        packet[range].fill(0xee);
-    }
-    all
-}
-
-fn join(packets: &[Vec<u8>]) -> Vec<(Prologue, Vec<u8>)> {
-    let mut coalescer = Coalescer::new(Joins { tcp: true, udp: true });
-    let mut written = Vec::new();
-    let mut write = |bytes: &[u8]| {
-        let prologue = Prologue::parse(bytes.first_chunk().unwrap()).unwrap();
-        written.push((prologue, bytes[Prologue::SIZE..].to_vec()));
-    };
-    for packet in packets {
-        // A forged packet in between leaves its traces in the room.
-        coalescer.room()[..packet.len() + 16].fill(0xdd);
-        coalescer.cancel();
-        let room = coalescer.room();
-        room[..packet.len()].copy_from_slice(packet);
-        room[packet.len()..packet.len() + 16].fill(0xcc);
-        coalescer.push(packet.len(), &mut write);
-    }
-    coalescer.flush(&mut write);
-    written
+    split_if_it_fits(prologue, packet).expect("headers fit")
 }
 
 /// Every packet of `shapes` comes back from joining and splitting as it was.

@@ -160,6 +160,17 @@ impl Sockets {
         })
     }
 
+    /// A stand-in: whatever is sent is lost.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn nowhere() -> Self {
+        Self {
+            v4: None,
+            v6: None,
+            port: 0,
+            segments: AtomicBool::new(true),
+        }
+    }
+
     /// The socket of IPv4, if the kernel has it.
     pub(super) fn v4(&self) -> Option<BorrowedFd<'_>> {
         self.v4.as_ref().map(AsFd::as_fd)

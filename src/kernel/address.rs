@@ -31,14 +31,21 @@ pub(crate) async fn read(
 ) -> Result<BTreeMap<Address, ObservedAddress>, NetlinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     socket
-        .dump(
-            request,
-            |found: &mut BTreeMap<_, _>, _, body| match AddressMessage::parse(body) {
-                Ok(message) => found.extend(observed(&message, links)),
-                Err(error) => tracing::debug!("an address cannot be read: {error}"),
-            },
-        )
+        .dump(request, |found: &mut BTreeMap<_, _>, _, body| {
+            found.extend(decode(body, links))
+        })
         .await
+}
+
+/// Reads an address into the model's terms; `None` for one that cannot be read, or of a link that is gone.
+pub(super) fn decode(body: &[u8], links: &Links) -> Option<(Address, ObservedAddress)> {
+    match AddressMessage::parse(body) {
+        Ok(message) => observed(&message, links),
+        Err(error) => {
+            tracing::debug!("an address cannot be read: {error}");
+            None
+        }
+    }
 }
 
 fn observed(message: &AddressMessage, links: &Links) -> Option<(Address, ObservedAddress)> {

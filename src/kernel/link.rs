@@ -42,17 +42,21 @@ impl Links {
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         socket
-            .dump(
-                RouteNetlinkMessage::GetLink(request),
-                |links: &mut Self, _, body| match parse(body) {
-                    Some((name, link)) => {
-                        links.names.insert(link.index, name.clone());
-                        links.by_name.insert(name, link);
-                    }
-                    None => tracing::debug!("a link has a name that is no interface name here"),
-                },
-            )
+            .dump(RouteNetlinkMessage::GetLink(request), |links: &mut Self, _, body| {
+                links.add(body)
+            })
             .await
+    }
+
+    /// Adds the link that one message of the list shows.
+    pub(super) fn add(&mut self, body: &[u8]) {
+        match parse(body) {
+            Some((name, link)) => {
+                self.names.insert(link.index, name.clone());
+                self.by_name.insert(name, link);
+            }
+            None => tracing::debug!("a link has a name that is no interface name here"),
+        }
     }
 
     /// The link with this name, or the error that there is none.

@@ -7,6 +7,8 @@
 mod address;
 mod apply;
 mod capability;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod link;
 pub mod monitor;
 pub mod nftables;

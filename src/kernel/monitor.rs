@@ -172,7 +172,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 }
 
 /// The kinds that a datagram announces.
-fn kinds(mut datagram: &[u8]) -> BTreeSet<Announcement> {
+pub(super) fn kinds(mut datagram: &[u8]) -> BTreeSet<Announcement> {
     let mut kinds = BTreeSet::new();
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
         kinds.extend(kind(message.message_type(), message.payload()));
@@ -183,7 +183,7 @@ fn kinds(mut datagram: &[u8]) -> BTreeSet<Announcement> {
 }
 
 /// A uevent begins with what happened and to what, as in `add@/module/wireguard`.
-fn module(uevent: &[u8]) -> BTreeSet<Announcement> {
+pub(super) fn module(uevent: &[u8]) -> BTreeSet<Announcement> {
     let loaded = uevent.starts_with(b"add@/module/");
     loaded.then_some(Announcement::Module).into_iter().collect()
 }

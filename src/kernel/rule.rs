@@ -30,20 +30,13 @@ const FRA_PAD: u16 = 18;
 /// Every rule that one of ours could be like, in the kernel's order, and whether it is ours.
 pub(crate) async fn read(socket: &mut Socket) -> Result<Vec<(Rule, bool)>, NetlinkError> {
     let mut rules = Vec::new();
-    for (family, number) in [
-        (Family::Ipv4, AddressFamily::Inet),
-        (Family::Ipv6, AddressFamily::Inet6),
-    ] {
+    for family in [Family::Ipv4, Family::Ipv6] {
         let mut request = RuleMessage::default();
-        request.header.family = number;
+        request.header.family = number(family);
         let listed = socket
             .dump(
                 RouteNetlinkMessage::GetRule(request),
-                |listed: &mut Vec<(Rule, bool)>, _, body| match RuleMessage::parse(body) {
-                    Ok(message) if message.header.family == number => listed.extend(decode(family, &message)),
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!("a rule cannot be read: {error}"),
-                },
+                |listed: &mut Vec<(Rule, bool)>, _, body| listed.extend(decode(family, body)),
             )
             .await;
         match listed {
@@ -68,9 +61,29 @@ pub(crate) fn count(rules: &[(Rule, bool)], wanted: &BTreeSet<Rule>) -> BTreeMap
     counts
 }
 
+/// The family as netlink has it.
+fn number(family: Family) -> AddressFamily {
+    match family {
+        Family::Ipv4 => AddressFamily::Inet,
+        Family::Ipv6 => AddressFamily::Inet6,
+    }
+}
+
+/// Reads a rule of `family`, see [`observed`].
+pub(super) fn decode(family: Family, body: &[u8]) -> Option<(Rule, bool)> {
+    match RuleMessage::parse(body) {
+        Ok(message) if message.header.family == number(family) => observed(family, &message),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!("a rule cannot be read: {error}");
+            None
+        }
+    }
+}
+
 /// A rule in the model's terms and whether it is ours; `None` if it matches on something that no rule of
 /// ours does, so that it cannot be equal to one.
-fn decode(family: Family, message: &RuleMessage) -> Option<(Rule, bool)> {
+fn observed(family: Family, message: &RuleMessage) -> Option<(Rule, bool)> {
     let header = &message.header;
     let mut table = u32::from(header.table);
     let (mut mark, mut mask, mut ours) = (None, None, false);
@@ -125,10 +138,7 @@ fn prefix(address: IpAddr, length: u8) -> Option<Prefix> {
 
 fn encode(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = match rule.family {
-        Family::Ipv4 => AddressFamily::Inet,
-        Family::Ipv6 => AddressFamily::Inet6,
-    };
+    message.header.family = number(rule.family);
     message.attributes.push(RuleAttribute::Priority(rule.priority));
     message
         .attributes

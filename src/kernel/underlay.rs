@@ -61,7 +61,8 @@ async fn look_up(
     socket.request(RouteNetlinkMessage::GetRoute(request), 0).await
 }
 
-fn underlay(answer: &RouteNetlinkMessage, links: &Links) -> Option<Underlay> {
+/// What one answer to a look-up says.
+pub(super) fn underlay(answer: &RouteNetlinkMessage, links: &Links) -> Option<Underlay> {
     let RouteNetlinkMessage::NewRoute(route) = answer else {
         return None;
     };

@@ -8,6 +8,8 @@ pub mod check;
 pub mod desired;
 pub mod document;
 pub mod fib;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guard;
 pub mod identity;
 pub mod ledger;

@@ -229,7 +229,7 @@ fn inspect(directory: &Path) -> Result<(), StoreError> {
 }
 
 /// Whether a record is what its key says.
-fn inspect_record(key: &str, value: &[u8]) -> Result<(), StoreError> {
+pub(super) fn inspect_record(key: &str, value: &[u8]) -> Result<(), StoreError> {
     if key.starts_with("revision/") {
         super::decode::<KeptRevision>(key, value).map(drop)
     } else if key.starts_with("history/") {

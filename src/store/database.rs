@@ -246,6 +246,13 @@ impl Database {
         Ok(begun.elapsed())
     }
 
+    /// Writes bytes as they are where a record's head belongs, as damage would.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn put_head(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let put = self.log.insert(key, bytes);
+        put.map(drop).map_err(|error| self.error("write", &error))
+    }
+
     /// Adds the deletion of the chunks that `key` has now.
     fn drop_chunks(&self, key: &str, heads: &mut sled::Batch) -> Result<(), StoreError> {
         let old = self.log.get(key).map_err(|error| self.error("read", &error))?;

@@ -70,14 +70,18 @@ pub(super) fn read(directory: &Path) -> Result<Option<Contents>, StoreError> {
     })
 }
 
-fn render(contents: &Contents) -> io::Result<String> {
-    let contents = serde_json::to_value(contents)?;
-    let checksum = checksum(&contents)?;
+pub(super) fn render(contents: &Contents) -> io::Result<String> {
+    seal(&serde_json::to_value(contents)?)
+}
+
+/// The text for these contents, whatever they are, with its checksum.
+pub(super) fn seal(contents: &Value) -> io::Result<String> {
+    let checksum = checksum(contents)?;
     let export = json!({ "schema": SCHEMA, "crc32": checksum, "contents": contents });
     Ok(serde_json::to_string_pretty(&export)? + "\n")
 }
 
-fn parse(bytes: &[u8]) -> Result<Contents, (StoreErrorClass, String)> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Contents, (StoreErrorClass, String)> {
     let corrupt = |reason: String| (StoreErrorClass::Corrupt, reason);
     let mut export: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
     let contents = export.get_mut("contents").map(Value::take).unwrap_or_default();

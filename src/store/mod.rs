@@ -25,6 +25,8 @@ mod database;
 mod error;
 mod export;
 mod floor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod lock;
 mod migrate;
 mod records;

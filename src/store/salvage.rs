@@ -39,7 +39,7 @@ const BATCH: u64 = 1 << 20;
 
 /// A record that verified; some are private keys.
 #[derive(Serialize, Deserialize, ZeroizeOnDrop)]
-struct Record {
+pub(super) struct Record {
     key: String,
     /// In Base64.
     value: String,
@@ -106,16 +106,7 @@ pub(super) fn take_over(
     database: &Database,
     contents: &mut Contents,
 ) -> Result<Saved, StoreError> {
-    let committed = (contents.keys.clone(), contents.pointers.clone(), Saved::default());
-    let mut taking = Taking {
-        directory,
-        database,
-        contents,
-        batch: Batch::default(),
-        document: None,
-        saved: Saved::default(),
-        committed,
-    };
+    let mut taking = Taking::new(directory, database, contents);
     let deadline = Instant::now() + PATIENCE;
     let mut failed = None;
     let lent = lend_parameters(&directory.join(DATABASE), path);
@@ -140,7 +131,11 @@ pub(super) fn take_over(
 }
 
 /// Hands records to `take` until it has enough, the stream ends, or it is too late.
-fn each_record(stream: UnixStream, deadline: Instant, mut take: impl FnMut(Record) -> bool) -> io::Result<()> {
+pub(super) fn each_record(
+    stream: UnixStream,
+    deadline: Instant,
+    mut take: impl FnMut(Record) -> bool,
+) -> io::Result<()> {
     let mut lines = BufReader::new(stream);
     let mut line = Zeroizing::new(Vec::new());
     loop {
@@ -163,7 +158,7 @@ fn each_record(stream: UnixStream, deadline: Instant, mut take: impl FnMut(Recor
 }
 
 /// Records on their way into the new database.
-struct Taking<'a> {
+pub(super) struct Taking<'a> {
     directory: &'a Path,
     database: &'a Database,
     contents: &'a mut Contents,
@@ -175,9 +170,23 @@ struct Taking<'a> {
     committed: (BTreeMap<InterfaceName, KeptKey>, Pointers, Saved),
 }
 
-impl Taking<'_> {
+impl<'a> Taking<'a> {
+    /// Nothing is taken yet; `database`, in `directory`, holds `contents`.
+    pub(super) fn new(directory: &'a Path, database: &'a Database, contents: &'a mut Contents) -> Self {
+        let committed = (contents.keys.clone(), contents.pointers.clone(), Saved::default());
+        Self {
+            directory,
+            database,
+            contents,
+            batch: Batch::default(),
+            document: None,
+            saved: Saved::default(),
+            committed,
+        }
+    }
+
     /// Takes a record if it is what its key says. Whether there is room for more.
-    fn record(&mut self, record: &Record) -> Result<bool, StoreError> {
+    pub(super) fn record(&mut self, record: &Record) -> Result<bool, StoreError> {
         let Ok(value) = BASE64.decode(record.value.as_bytes()) else {
             return Ok(true);
         };
@@ -243,7 +252,7 @@ impl Taking<'_> {
     }
 
     /// Writes what was taken so far. Whether there is room for more.
-    fn commit(&mut self) -> Result<bool, StoreError> {
+    pub(super) fn commit(&mut self) -> Result<bool, StoreError> {
         let mut batch = std::mem::take(&mut self.batch);
         if room(self.directory, batch.bytes()).is_err() {
             // What is in force is safe; the rest stays in quarantine.

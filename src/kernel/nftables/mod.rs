@@ -187,11 +187,11 @@ pub async fn write(firewall: &Firewall) -> Result<(), OperationError> {
 
 /// Our table as the kernel shows it.
 #[derive(Default)]
-struct Observed {
-    table: Vec<u8>,
-    chains: Vec<Vec<u8>>,
+pub(super) struct Observed {
+    pub(super) table: Vec<u8>,
+    pub(super) chains: Vec<Vec<u8>>,
     /// In the kernel's order, which within a chain is the order of evaluation.
-    rules: Vec<Vec<u8>>,
+    pub(super) rules: Vec<Vec<u8>>,
 }
 
 async fn read_table() -> Result<Option<Observed>, NetlinkError> {
@@ -222,7 +222,8 @@ async fn list(socket: &mut Socket, command: Command, table: u16) -> Result<Vec<V
 }
 
 impl Observed {
-    fn interpret(&self) -> (Firewall, bool) {
+    /// The firewall that it stands for, and whether it differs from what we would write for that.
+    pub(super) fn interpret(&self) -> (Firewall, bool) {
         let firewall = ruleset::firewall(self.rules.iter().filter_map(|rule| comment(rule)));
         let same = self.is(&ruleset::chains(&firewall));
         (firewall, !same)

@@ -50,19 +50,22 @@ pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<BTre
         let found = socket
             .dump(
                 RouteNetlinkMessage::GetRoute(request),
-                |found: &mut BTreeMap<RouteKey, Route>, _, body| {
-                    let Some(raw) = Raw::of(body, family) else { return };
-                    if raw.protocol == PROTOCOL {
-                        if let Some(route) = decode(body, links) {
-                            merge(found, raw.key, route);
-                        }
-                    }
-                },
+                |found: &mut BTreeMap<RouteKey, Route>, _, body| take_ours(found, links, family, body),
             )
             .await?;
         ours.extend(found);
     }
     Ok(ours)
+}
+
+/// Takes the route that one message of a list shows, if it is ours.
+pub(super) fn take_ours(found: &mut BTreeMap<RouteKey, Route>, links: &Links, family: AddressFamily, body: &[u8]) {
+    let Some(raw) = Raw::of(body, family).filter(|raw| raw.protocol == PROTOCOL) else {
+        return;
+    };
+    if let Some(route) = decode(body, links) {
+        merge(found, raw.key, route);
+    }
 }
 
 /// Older kernels list the next hops of an IPv6 route as routes of their own.
@@ -101,10 +104,8 @@ pub(crate) async fn read_holders(
             .dump(
                 RouteNetlinkMessage::GetRoute(request),
                 |found: &mut Holders, _, body| {
-                    let Some(raw) = Raw::of(body, family) else { return };
-                    if raw.plain && raw.key.table == table && keys.contains(&raw.key) {
-                        found.entry(raw.key).or_default().push(holder(&raw, body, links));
-                    }
+                    let wanted = |key: &RouteKey| key.table == table && keys.contains(key);
+                    take_holder(found, links, family, body, wanted);
                 },
             )
             .await;
@@ -145,6 +146,20 @@ pub(crate) async fn read_around(
         around.extend(found);
     }
     Ok(around)
+}
+
+/// Takes the route that one message of a list shows, if it holds a key for which `wanted` holds.
+pub(super) fn take_holder(
+    found: &mut Holders,
+    links: &Links,
+    family: AddressFamily,
+    body: &[u8],
+    wanted: impl Fn(&RouteKey) -> bool,
+) {
+    let raw = Raw::of(body, family).filter(|raw| raw.plain && wanted(&raw.key));
+    if let Some(raw) = raw {
+        found.entry(raw.key).or_default().push(holder(&raw, body, links));
+    }
 }
 
 fn holder(raw: &Raw, body: &[u8], links: &Links) -> Owned<Route> {

@@ -10,6 +10,47 @@ use super::NetlinkError;
 /// `NLMSGERR_ATTR_MSG`: the kernel's own words.
 const EXTENDED_ACK_MESSAGE: u16 = 1;
 
+/// What came of the requests with the sequence numbers `first..=last`.
+pub(in crate::kernel) struct Answers {
+    pub(in crate::kernel) first: u32,
+    pub(in crate::kernel) last: u32,
+    /// The first failure, with the sequence number of its request.
+    pub(in crate::kernel) failure: Option<(u32, NetlinkError)>,
+}
+
+impl Answers {
+    /// Takes a datagram; `each` gets every object in it. Whether the last request is complete.
+    pub(in crate::kernel) fn take(
+        &mut self,
+        mut datagram: &[u8],
+        mut each: impl FnMut(&NetlinkHeader, &[u8]) -> Result<(), NetlinkError>,
+    ) -> Result<bool, NetlinkError> {
+        while !datagram.is_empty() {
+            let message =
+                NetlinkBuffer::new_checked(datagram).map_err(|error| NetlinkError::Decode(error.to_string()))?;
+            let sequence = message.sequence_number();
+            let end = (message.length() as usize).next_multiple_of(4);
+            datagram = datagram.get(end..).unwrap_or_default();
+            if sequence.wrapping_sub(self.first) > self.last.wrapping_sub(self.first) {
+                continue;
+            }
+            match Answer::of(&message) {
+                Answer::Content(header) => each(&header, message.payload())?,
+                Answer::End(error) => {
+                    if let (None, Some(error)) = (&self.failure, error) {
+                        self.failure = Some((sequence, error));
+                    }
+                    if sequence == self.last {
+                        return Ok(true);
+                    }
+                }
+                Answer::Nothing => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// What one message of the kernel means for the request it answers.
 pub(super) enum Answer {
     /// An object.

@@ -25,7 +25,7 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_s
 use tokio::time::timeout;
 use zeroize::{Zeroize, Zeroizing};
 
-use self::answer::Answer;
+pub(super) use self::answer::Answers;
 pub(crate) use self::error::NetlinkError;
 
 /// How long the kernel may be silent in the middle of a request. It answers within the system call unless
@@ -283,33 +283,16 @@ impl Socket {
         last: u32,
         mut each: impl FnMut(&NetlinkHeader, &[u8]) -> Result<(), NetlinkError>,
     ) -> Result<Option<(u32, NetlinkError)>, NetlinkError> {
-        let mut failure: Option<(u32, NetlinkError)> = None;
+        let mut answers = Answers {
+            first,
+            last,
+            failure: None,
+        };
         loop {
             self.receive().await?;
-            let mut rest = self.datagram.as_slice();
-            while !rest.is_empty() {
-                let message =
-                    NetlinkBuffer::new_checked(rest).map_err(|error| NetlinkError::Decode(error.to_string()))?;
-                let sequence = message.sequence_number();
-                let end = (message.length() as usize).next_multiple_of(4);
-                rest = rest.get(end..).unwrap_or_default();
-                if sequence.wrapping_sub(first) > last.wrapping_sub(first) {
-                    continue;
-                }
-                let answer = Answer::of(&message);
-                match answer {
-                    Answer::Content(header) => each(&header, message.payload())?,
-                    Answer::End(error) => {
-                        if let (None, Some(error)) = (&failure, error) {
-                            failure = Some((sequence, error));
-                        }
-                        if sequence == last {
-                            self.unfinished = false;
-                            return Ok(failure);
-                        }
-                    }
-                    Answer::Nothing => {}
-                }
+            if answers.take(&self.datagram, &mut each)? {
+                self.unfinished = false;
+                return Ok(answers.failure);
             }
         }
     }

@@ -62,23 +62,9 @@ impl Wireguard {
     async fn dump(&mut self, name: &InterfaceName) -> Result<Device, NetlinkError> {
         let attributes = vec![WireguardAttribute::IfName(name.as_str().to_owned())];
         let request = self.message(WireguardCmd::GetDevice, attributes);
-        let merge = |reading: &mut Reading, kind, payload: &[u8]| {
-            let merged = parse(kind, payload).and_then(|mut attributes| {
-                let merged = message::merge(&mut reading.device, &attributes);
-                message::clear(&mut attributes);
-                merged
-            });
-            if let Err(error) = merged {
-                reading.failure = Some(error);
-            }
-        };
-        let read: Result<Reading, _> = self.socket.dump(request, merge).await;
+        let read = self.socket.dump(request, Reading::merge).await;
         self.socket.forget();
-        let reading = read?;
-        match reading.failure {
-            Some(error) => Err(NetlinkError::Decode(error.to_string())),
-            None => Ok(reading.device),
-        }
+        read?.finish()
     }
 
     /// Changes a device, in as many messages as it takes. They are carried out one after the other: after a
@@ -137,9 +123,31 @@ impl Debug for Wireguard {
 
 /// What was read so far of a device.
 #[derive(Default)]
-struct Reading {
+pub(super) struct Reading {
     device: Device,
     failure: Option<DecodeError>,
+}
+
+impl Reading {
+    /// Adds what one more message shows.
+    pub(super) fn merge(&mut self, kind: u16, payload: &[u8]) {
+        let merged = parse(kind, payload).and_then(|mut attributes| {
+            let merged = message::merge(&mut self.device, &attributes);
+            message::clear(&mut attributes);
+            merged
+        });
+        if let Err(error) = merged {
+            self.failure = Some(error);
+        }
+    }
+
+    /// The device, if every message could be read.
+    pub(super) fn finish(self) -> Result<Device, NetlinkError> {
+        match self.failure {
+            Some(error) => Err(NetlinkError::Decode(error.to_string())),
+            None => Ok(self.device),
+        }
+    }
 }
 
 fn framed(message: WireguardMessage, family: u16) -> GenlMessage<WireguardMessage> {

@@ -10,6 +10,7 @@ use crate::model::{
         Appliance, BackendChoice, Family, Forwarding, Interface, MetricsAddress, MtuChoice, NextHop, Peer, ReversePath,
         Route, RouteKind, Rule, RuleAction, TableChoice, WireGuard,
     },
+    fuzz::answered,
     types::{Fwmark, Mtu, PublicKey, TableId},
 };
 
@@ -35,21 +36,6 @@ not = true
 from = "10.0.0.0/8"
 action = "prohibit"
 "#;
-
-/// Checks a text; every answer has its place in it.
-fn answered(text: &str) {
-    match validate(text) {
-        Ok((document, _, _)) => assert_eq!(read(text), Ok(document)),
-        Err(errors) => {
-            assert!(!errors.is_empty());
-            for error in errors {
-                let line = text.split('\n').nth(error.line - 1).unwrap();
-                assert!(error.column <= line.chars().count() + 1, "{error} in {text:?}");
-                assert!(!error.reason.is_empty() && !error.fix.is_empty(), "{error}");
-            }
-        }
-    }
-}
 
 /// A text with some of its characters replaced, repeated or left out.
 fn mutated(text: String) -> impl Strategy<Value = String> {
