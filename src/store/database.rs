@@ -139,10 +139,15 @@ fn checksum(key: &str, generation: u64, value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn chunk_key(key: &str, generation: u64, index: usize) -> Vec<u8> {
+fn chunk_prefix(key: &str, generation: u64) -> Vec<u8> {
     let mut bytes = key.as_bytes().to_vec();
     bytes.push(0);
     bytes.extend(generation.to_be_bytes());
+    bytes
+}
+
+fn chunk_key(key: &str, generation: u64, index: usize) -> Vec<u8> {
+    let mut bytes = chunk_prefix(key, generation);
     bytes.extend((index as u32).to_be_bytes());
     bytes
 }
@@ -255,13 +260,25 @@ impl Database {
 
     /// Adds the deletion of the chunks that `key` has now.
     fn drop_chunks(&self, key: &str, heads: &mut sled::Batch) -> Result<(), StoreError> {
-        let old = self.log.get(key).map_err(|error| self.error("read", &error))?;
-        if let Some((head, _)) = old.as_deref().and_then(Head::decode) {
-            for index in 0..head.chunks() {
-                heads.remove(chunk_key(key, head.generation, index));
-            }
+        for chunk in self.chunks(key)? {
+            heads.remove(chunk);
         }
         Ok(())
+    }
+
+    /// The keys of the chunks that `key` has now: those that are there, for a damaged head may speak of any number.
+    pub(super) fn chunks(&self, key: &str) -> Result<Vec<sled::IVec>, StoreError> {
+        let read = |error| self.error("read", &error);
+        let old = self.log.get(key).map_err(read)?;
+        let Some((head, _)) = old
+            .as_deref()
+            .and_then(Head::decode)
+            .filter(|(head, _)| head.chunks() > 0)
+        else {
+            return Ok(Vec::new());
+        };
+        let all = chunk_prefix(key, head.generation);
+        self.log.scan_prefix(all).keys().map(|key| key.map_err(read)).collect()
     }
 
     /// Deletes chunks that no head names: a commit was cut short before its batch.

@@ -24,7 +24,8 @@ pub(super) fn kept_revisions(database: &Database) -> Result<Vec<KeptRevision>, S
 pub(super) fn prune(database: &Database, contents: &Contents, added: u64, batch: &mut Batch) -> Result<(), StoreError> {
     let kept = kept_revisions(database)?;
     let mut count = kept.len() + 1;
-    let mut bytes = kept.iter().map(|kept| kept.bytes).sum::<u64>() + added;
+    // What a record says of its size may be anything.
+    let mut bytes = kept.iter().fold(added, |bytes, kept| bytes.saturating_add(kept.bytes));
     for revision in kept {
         if count <= KEEP_REVISIONS && bytes <= KEEP_BYTES {
             break;

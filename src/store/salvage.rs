@@ -242,6 +242,7 @@ impl<'a> Taking<'a> {
         if kept.status == RevisionStatus::Pending {
             kept.status = RevisionStatus::Failed("the database was lost before its apply ended".to_owned());
         }
+        kept.bytes = text.len() as u64;
         self.batch.put(key, text);
         self.batch.put(numbered(REVISIONS, number), encode(&kept)?);
         let last = &mut self.contents.pointers.last_revision;
@@ -267,7 +268,20 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// The number of a record whose key begins with `prefix`.
+/// The number of a record whose key begins with `prefix`. One so large that none could follow was never given.
 fn number(key: &str, prefix: &str) -> Option<u64> {
-    key.strip_prefix(prefix)?.parse().ok()
+    const LAST: u64 = u64::MAX >> 1;
+    key.strip_prefix(prefix)?.parse().ok().filter(|number| *number <= LAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_none_could_follow_is_no_records() {
+        assert_eq!(number("history/00000000000000000007", HISTORY), Some(7));
+        assert_eq!(number("history/18446744073709551615", HISTORY), None);
+        assert_eq!(number("revision/7", HISTORY), None);
+    }
 }

@@ -180,3 +180,40 @@ fn a_check_that_dies_sends_the_database_to_quarantine() {
     assert_eq!(live_text(&store).as_deref(), Some("one"));
     assert!(directory.path().join("quarantine-1/db").is_file());
 }
+
+#[test]
+fn a_revision_that_lies_about_its_size_stops_no_apply() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    apply(&store, "two");
+    drop(store);
+    tamper(directory.path(), |database, batch| {
+        for number in [1, 2] {
+            let key = records::numbered(records::REVISIONS, number);
+            let mut kept: KeptRevision = records::required(database, &key).unwrap();
+            kept.bytes = u64::MAX;
+            batch.put(key, encode(&kept).unwrap());
+        }
+    });
+    let (store, _) = open(directory.path());
+    assert_eq!(apply(&store, "three"), 3);
+    assert_eq!(live_text(&store).as_deref(), Some("three"));
+}
+
+#[test]
+fn a_head_that_lies_about_its_length_speaks_of_the_parts_that_are_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = Database::open(&directory.path().join(DATABASE)).unwrap();
+    let mut batch = Batch::default();
+    batch.put("large", vec![1; 20_000]);
+    database.commit(&batch, 1).unwrap();
+    assert_eq!(database.chunks("large").unwrap().len(), 4);
+    // Layout, generation, length, checksum.
+    let head = [&[1][..], &1_u64.to_le_bytes(), &u32::MAX.to_le_bytes(), &[0; 4]].concat();
+    for (key, chunks) in [("large", 4), ("small", 0)] {
+        database.put_head(key, &head).unwrap();
+        assert_eq!(database.get(key).unwrap_err().class, StoreErrorClass::Corrupt);
+        assert_eq!(database.chunks(key).unwrap().len(), chunks);
+    }
+}
