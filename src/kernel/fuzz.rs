@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
-use netlink_packet_generic::{GenlMessage, ctrl::GenlCtrl};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{
     address,
     link::Links,
     monitor, nftables, route, rule,
-    socket::{Answers, NetlinkError},
+    socket::{Answers, NetlinkError, body as socket_body},
     underlay, wireguard,
 };
 use crate::model::{
@@ -41,10 +40,6 @@ pub fn netlink(bytes: &[u8]) {
     while let Some((reader, body)) = input.byte().zip(input.piece()) {
         shown.take(reader, body);
     }
-    shown
-        .routes
-        .iter()
-        .for_each(|(key, route)| shown.route_survives(*key, route));
     let (_, _) = shown.table.interpret();
     if let Ok(device) = shown.device.finish() {
         assert!(
@@ -71,32 +66,38 @@ impl Shown {
             9 => self.table.chains.push(body.to_vec()),
             10 => self.table.rules.push(body.to_vec()),
             11 => answers(body),
-            12 => drop(GenlMessage::<GenlCtrl>::deserialize(&header(GENERIC_FAMILY), body)),
+            12 => assert!(wireguard::family_number(socket_body(body)).is_none() || body.len() >= 10),
             _ => drop((monitor::kinds(body), monitor::module(body))),
         }
     }
 
     fn route(&mut self, family: AddressFamily, body: &[u8]) {
-        route::take_ours(&mut self.routes, &self.links, family, body);
         route::take_holder(&mut self.holders, &self.links, family, body, |_| true);
+        route::take_ours(&mut self.routes, &self.links, family, body);
+        // By itself, and now: links are read before routes, so none changes between a route's reading and its writing.
+        let mut one = BTreeMap::new();
+        route::take_ours(&mut one, &self.links, family, body);
+        one.iter().for_each(|(key, route)| self.route_survives(*key, route));
     }
 
-    /// What we would write for a route reads back as that route, as far as the links that it names are there.
+    /// What we would write for a route reads back as that route, if the links that it names are there and it is one
+    /// that a kernel shows: with a source of its own family, and without the weight of a sole next hop.
     fn route_survives(&self, key: RouteKey, route: &Route) {
-        let named = route.nexthops.iter().all(|hop| hop.device.is_some());
-        let own_family = route
-            .source
-            .is_none_or(|source| source.is_ipv6() == key.prefix.is_ipv6());
-        let led = route.kind != RouteKind::Unicast || !route.nexthops.is_empty();
-        let Some(body) = route::add(&self.links, key, route)
-            .ok()
-            .filter(|_| named && own_family && led)
-        else {
+        let ipv6 = key.prefix.is_ipv6();
+        let likely = match route.nexthops.as_slice() {
+            [] => route.kind != RouteKind::Unicast,
+            [hop] => hop.device.is_some() && hop.weight == 1,
+            several => several.iter().all(|hop| hop.device.is_some()),
+        };
+        if !likely || route.source.is_some_and(|source| source.is_ipv6() != ipv6) {
+            return;
+        }
+        let Ok((message, _)) = route::add(&self.links, key, route) else {
             return;
         };
-        let family = address::family(key.prefix.address());
         let mut again = BTreeMap::new();
-        route::take_ours(&mut again, &self.links, family, &written(&body.0));
+        let family = address::family(key.prefix.address());
+        route::take_ours(&mut again, &self.links, family, &written(&message));
         assert_eq!(again, BTreeMap::from([(route::normalise(key), route.clone())]));
     }
 }

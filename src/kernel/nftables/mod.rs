@@ -5,11 +5,7 @@ mod attribute;
 mod expression;
 mod ruleset;
 
-use std::convert::Infallible;
-
-use netlink_packet_core::{
-    Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
-};
+use netlink_packet_core::{Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NetlinkSerializable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
@@ -18,7 +14,7 @@ use self::{
     expression::Expression,
     ruleset::{Chain, Rule},
 };
-use super::socket::{NetlinkError, Socket};
+use super::socket::{Attributes, NetlinkError, Socket, body};
 use crate::model::{
     desired::Firewall,
     ports::{ErrorClass, ObserveError, OperationError},
@@ -121,29 +117,13 @@ impl NetlinkSerializable for Message {
     }
 }
 
-/// An answer: the attributes' bytes.
-struct Answer(Vec<u8>);
-
-impl NetlinkDeserializable for Answer {
-    type Error = Infallible;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self(body(payload).to_vec()))
-    }
-}
-
-/// What stands behind `struct nfgenmsg`.
-fn body(payload: &[u8]) -> &[u8] {
-    payload.get(4..).unwrap_or_default()
-}
-
 /// Whether the kernel has nftables. An error that says something else, such as a missing permission, is left
 /// to the first use to report.
 pub async fn probe() -> bool {
     let generation = async {
         let mut socket = Socket::connect(NETLINK_NETFILTER)?;
         let message = Message::new(Command::GetGeneration, Vec::new());
-        socket.request::<_, Answer>(message, 0).await
+        socket.request::<_, Attributes>(message, 0).await
     };
     match generation.await {
         Ok(_) => true,
@@ -197,14 +177,16 @@ pub(super) struct Observed {
 async fn read_table() -> Result<Option<Observed>, NetlinkError> {
     let mut socket = Socket::connect(NETLINK_NETFILTER)?;
     let get = Message::new(Command::GetTable, vec![Attribute::text(TABLE_NAME, TABLE)]);
-    let table = match socket.request::<_, Answer>(get, 0).await {
+    let table = match socket.request::<_, Attributes>(get, 0).await {
         Ok(answers) => answers.into_iter().next(),
         Err(error) if error.errno() == Some(Errno::ENOENT) => None,
         // No subsystem: no nftables.
         Err(error) if error.errno() == Some(Errno::EINVAL) => None,
         Err(error) => return Err(error),
     };
-    let Some(Answer(table)) = table else { return Ok(None) };
+    let Some(Attributes(table)) = table else {
+        return Ok(None);
+    };
     let chains = list(&mut socket, Command::GetChain, CHAIN_TABLE).await?;
     let rules = list(&mut socket, Command::GetRule, RULE_TABLE).await?;
     Ok(Some(Observed { table, chains, rules }))

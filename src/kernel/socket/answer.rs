@@ -1,7 +1,10 @@
 //! Netlink's own messages: acknowledgements, errors with their extended words, and the end of a dump.
 
+use std::convert::Infallible;
+
 use netlink_packet_core::{
-    DoneBuffer, ErrorBuffer, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkHeader, NlasIterator,
+    DoneBuffer, ErrorBuffer, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NlasIterator,
 };
 use nix::errno::Errno;
 
@@ -9,6 +12,22 @@ use super::NetlinkError;
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's own words.
 const EXTENDED_ACK_MESSAGE: u16 = 1;
+
+/// An answer's attributes as they are: for readers that want few of them.
+pub(in crate::kernel) struct Attributes(pub(in crate::kernel) Vec<u8>);
+
+impl NetlinkDeserializable for Attributes {
+    type Error = Infallible;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self(body(payload).to_vec()))
+    }
+}
+
+/// What stands behind `struct nfgenmsg` or `struct genlmsghdr`.
+pub(in crate::kernel) fn body(payload: &[u8]) -> &[u8] {
+    payload.get(4..).unwrap_or_default()
+}
 
 /// What came of the requests with the sequence numbers `first..=last`.
 pub(in crate::kernel) struct Answers {

@@ -25,7 +25,7 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_s
 use tokio::time::timeout;
 use zeroize::{Zeroize, Zeroizing};
 
-pub(super) use self::answer::Answers;
+pub(super) use self::answer::{Answers, Attributes, body};
 pub(crate) use self::error::NetlinkError;
 
 /// How long the kernel may be silent in the middle of a request. It answers within the system call unless

@@ -5,7 +5,7 @@ mod message;
 
 use std::fmt::Debug;
 
-use netlink_packet_core::{DecodeError, NetlinkSerializable, ParseableParametrized};
+use netlink_packet_core::{DecodeError, NetlinkSerializable, NlasIterator, ParseableParametrized};
 use netlink_packet_generic::{
     GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
@@ -14,7 +14,7 @@ use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessag
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::{Attributes, NetlinkError, Socket};
 use crate::model::{
     ports::{ErrorClass, ObserveError, OperationError},
     types::InterfaceName,
@@ -167,12 +167,33 @@ async fn family(socket: &mut Socket) -> Result<u16, NetlinkError> {
         cmd: GenlCtrlCmd::GetFamily,
         nlas: vec![GenlCtrlAttrs::FamilyName("wireguard".into())],
     });
-    let answers: Vec<GenlMessage<GenlCtrl>> = socket.request(request, 0).await?;
-    let mut attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
-    attributes
-        .find_map(|attribute| match attribute {
-            GenlCtrlAttrs::FamilyId(number) => Some(number),
-            _ => None,
-        })
-        .ok_or_else(|| NetlinkError::Decode("the family has no number".into()))
+    let answers: Vec<Attributes> = socket.request(request, 0).await?;
+    let number = answers.iter().find_map(|answer| family_number(&answer.0));
+    number.ok_or_else(|| NetlinkError::Decode("the family has no number".into()))
+}
+
+/// The number among a family's attributes, and nothing else of them: netlink-packet-generic 0.5 panics at policies
+/// that are cut short.
+pub(super) fn family_number(attributes: &[u8]) -> Option<u16> {
+    /// `CTRL_ATTR_FAMILY_ID` in `uapi/linux/genetlink.h`.
+    const FAMILY_ID: u16 = 1;
+    let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
+    let number = attributes.find(|attribute| attribute.kind() == FAMILY_ID)?;
+    number.value().try_into().ok().map(u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_familys_number_is_found_and_nothing_else_is_looked_at() {
+        let number = [6, 0, 1, 0, 0x1c, 0, 0, 0];
+        // CTRL_ATTR_POLICY with a policy whose own attribute ends within its header.
+        let policy = [14, 0, 8, 0, 10, 0, 0, 0, 6, 0, 0, 0, 1, 2, 0, 0];
+        let attributes = [&policy[..], &number[..]].concat();
+        assert_eq!(family_number(&attributes), Some(0x1c));
+        assert_eq!(family_number(&attributes[..20]), None, "cut short");
+        assert_eq!(family_number(&policy), None);
+    }
 }
