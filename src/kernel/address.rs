@@ -32,7 +32,7 @@ pub(crate) async fn read(
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     socket
         .dump(request, |found: &mut BTreeMap<_, _>, _, body| {
-            found.extend(decode(body, links))
+            found.extend(decode(body, links));
         })
         .await
 }

@@ -43,7 +43,7 @@ impl Links {
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         socket
             .dump(RouteNetlinkMessage::GetLink(request), |links: &mut Self, _, body| {
-                links.add(body)
+                links.add(body);
             })
             .await
     }

@@ -142,9 +142,9 @@ impl Scratch {
             let value = value.to_vec();
             keys.push(key.clone());
             if raw & 1 == 0 {
-                batch.put(key, value)
+                batch.put(key, value);
             } else {
-                heads.push((key, value))
+                heads.push((key, value));
             }
         }
         let written = self.clear().and_then(|()| self.database.commit(&batch, 1));
