@@ -82,6 +82,9 @@ fn headline(status: &Status, now: u64, style: Style) -> String {
         State::Applying => style.warn("applying"),
         State::Drifted(reason) => style.bad(&format!("drifted: {reason}")),
         State::Blind(reason) => style.bad(&format!("cannot read the kernel: {reason}")),
+        State::SafeMode(reason) => style.bad(&format!(
+            "safe mode, nothing is changed: {reason}; next: tunneld apply FILE, tunneld rollback, or restart tunneld"
+        )),
     };
     let revision = status.revision.as_ref().map_or_else(String::new, |revision| {
         let comment = if revision.comment.is_empty() {

@@ -112,6 +112,7 @@ impl MainLoop {
             .revision
             .ok_or_else(|| Failure::new(FailureKind::Internal, "the store gave the revision no number"))?;
         self.document = Some(document);
+        self.starts.forgive();
         self.probe(probes);
         Ok(ApplyReport {
             revision,

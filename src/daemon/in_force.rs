@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::starts::{GO_BACK, Starts};
 use crate::{
     health::clock,
     model::{
@@ -24,11 +25,49 @@ pub(super) struct InForce {
     pub(super) trial: Option<Trial>,
     /// What confirms it by answering.
     pub(super) probes: Vec<Probe>,
+    /// Why nothing is done about it until somebody applies a document.
+    pub(super) safe: Option<String>,
 }
 
 impl InForce {
-    /// Reads it.
-    pub(super) fn read(store: &Store) -> Self {
+    /// Reads it. After too many starts that did not last, it ends as a trial does: the last revision that was
+    /// confirmed comes back; where that did not help, or there is none, safe mode.
+    pub(super) fn read(store: &Store, starts: &Starts) -> Self {
+        let stored = Self::stored(store);
+        if !starts.go_back() {
+            return stored;
+        }
+        let because = starts.reason();
+        let again = starts.failures() > GO_BACK;
+        let fallback = stored
+            .document
+            .as_ref()
+            .filter(|_| !again)
+            .and_then(|_| last_confirmed(store));
+        match fallback {
+            Some(fallback) => Self {
+                trial: Some(Trial {
+                    fallback,
+                    deadline: Duration::ZERO,
+                    because,
+                }),
+                probes: Vec::new(),
+                ..stored
+            },
+            None if again => Self {
+                safe: Some(because),
+                ..stored
+            },
+            None => Self {
+                safe: Some(format!(
+                    "{because}, and no other revision that was confirmed can be read"
+                )),
+                ..stored
+            },
+        }
+    }
+
+    fn stored(store: &Store) -> Self {
         let document = store.live().and_then(|stored| {
             let live = understand(&stored)?;
             Some((live, stored.document))
@@ -38,16 +77,30 @@ impl InForce {
             probes: trial.as_ref().map(|trial| trial.probes.clone()).unwrap_or_default(),
             trial: trial.and_then(|trial| remaining(store, &trial)),
             document,
+            safe: None,
         }
+    }
+}
+
+/// What was in force for good before the document in force.
+fn last_confirmed(store: &Store) -> Option<Live> {
+    if let Some(trial) = store.trial() {
+        return fallback(store, &trial);
+    }
+    let before = store.confirmed_before().inspect_err(|error| tracing::error!("{error}"));
+    understand(&before.ok()??)
+}
+
+fn fallback(store: &Store, trial: &store::Trial) -> Option<Live> {
+    match trial.fallback {
+        Some(_) => understand(&store.fallback()?),
+        None => Some(Live::default()),
     }
 }
 
 /// What is left of a trial. A reboot ends it: whoever could not reach the appliance may have pulled its plug.
 fn remaining(store: &Store, trial: &store::Trial) -> Option<Trial> {
-    let fallback = match trial.fallback {
-        Some(_) => understand(&store.fallback()?)?,
-        None => Live::default(),
-    };
+    let fallback = fallback(store, trial)?;
     let (deadline, because) = match trial.deadline.remaining(&clock::moment()) {
         Some(left) => (left, "nobody confirmed it in time"),
         None => (Duration::ZERO, "the appliance restarted before anybody confirmed it"),

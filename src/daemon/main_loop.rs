@@ -22,6 +22,7 @@ use super::{
     prober::Prober,
     rest::Rest,
     service_manager::ServiceManager,
+    starts::{self, Starts},
     store_task::Job,
     world_task::Command,
 };
@@ -38,7 +39,7 @@ use crate::{
         ports::ObserveError,
         reconcile::{self, Effect, Event, Machine, Now},
         report::{self, Facts, seconds},
-        status::{State, Status, StoreStatus},
+        status::{HistoryEntry, State, Status, StoreStatus},
         types::{HostName, InterfaceName},
     },
     store::Store,
@@ -91,6 +92,7 @@ pub(super) struct MainLoop {
     engines: BTreeMap<InterfaceName, String>,
     questions: Arc<Semaphore>,
     manager: ServiceManager,
+    pub(super) starts: Starts,
     pub(super) prober: Option<Prober>,
     rest: Rest,
     overruns: u64,
@@ -98,7 +100,7 @@ pub(super) struct MainLoop {
 }
 
 impl MainLoop {
-    pub(super) fn new(around: Around, manager: ServiceManager) -> Self {
+    pub(super) fn new(around: Around, manager: ServiceManager, starts: Starts) -> Self {
         Self {
             machine: Machine::default(),
             around,
@@ -109,6 +111,7 @@ impl MainLoop {
             engines: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             manager,
+            starts,
             prober: None,
             rest: Rest::default(),
             overruns: 0,
@@ -155,6 +158,7 @@ impl MainLoop {
                 }
                 () = due => self.event(Event::Tick),
                 () = self.rest.due() => self.rest.begin(),
+                () = self.starts.lasted() => self.starts.settle(),
                 _ = clock.tick() => self.job(Job::Clock(SystemTime::now())),
                 _ = alive.tick() => if watchdog.is_some() {
                     self.manager.alive();
@@ -176,11 +180,33 @@ impl MainLoop {
             ledger: store.ledger(),
             live: live.map(Box::new),
             trial: trial.map(Box::new),
+            safe: in_force.safe.clone(),
         };
         self.document = document;
         self.job(Job::Clock(SystemTime::now()));
         self.event(event);
-        self.probe(in_force.probes);
+        match in_force.safe {
+            Some(reason) => self.stay_safe(reason),
+            None => self.probe(in_force.probes),
+        }
+    }
+
+    /// Nothing is read, so whoever waits for us may go on.
+    fn stay_safe(&mut self, reason: String) {
+        tracing::error!("safe mode: {reason}; nothing is changed until somebody applies a document or rolls back");
+        self.manager.ready();
+        if self.starts.failures() > starts::GO_BACK + 1 {
+            // Once is enough for the history, which such a loop would fill.
+            return;
+        }
+        let revision = self.machine.live().and_then(|live| live.revision.as_ref());
+        self.job(Job::History(HistoryEntry {
+            time: seconds(SystemTime::now()),
+            event: "safe-mode".to_owned(),
+            revision: revision.map(|revision| revision.number),
+            author: None,
+            detail: reason,
+        }));
     }
 
     pub(super) fn now(&self) -> Now {
@@ -237,7 +263,7 @@ impl MainLoop {
         let now = self.now();
         let last = self.machine.world().map(|(_, when)| when.monotonic);
         let fresh = last.is_some_and(|last| now.monotonic.saturating_sub(last) < FRESH);
-        let blind = matches!(self.machine.state(), State::Blind(_));
+        let blind = matches!(self.machine.state(), State::Blind(_) | State::SafeMode(_));
         if fresh || blind || self.machine.busy().is_some() || self.refreshes.len() >= REFRESHES {
             reply.send(()).ok();
             return;
@@ -251,6 +277,7 @@ impl MainLoop {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: seconds(self.began.1),
+            failed_starts: self.starts.failures(),
             store,
             engines: self.engines.clone(),
             dropped: [

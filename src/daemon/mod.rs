@@ -24,6 +24,7 @@ mod notes;
 mod prober;
 mod rest;
 mod service_manager;
+mod starts;
 mod store_task;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::{handle::Handle, service_manager::ServiceManager};
+pub use self::{handle::Handle, service_manager::ServiceManager, starts::Starts};
 use self::{in_force::InForce, main_loop::MainLoop};
 use crate::{
     assembly::{self, Announcements, Resolve, World},
@@ -96,6 +97,8 @@ pub struct Parts {
     pub metrics: Option<SocketAddr>,
     /// Who is told how the daemon is.
     pub manager: ServiceManager,
+    /// Starts before this one that did not last.
+    pub starts: Starts,
 }
 
 /// A daemon that runs; it goes on until [`Self::stop`], or until it is dropped.
@@ -123,7 +126,7 @@ impl Daemon {
             Arc::clone(&parts.store),
             parts.credentials.clone(),
         ));
-        let in_force = InForce::read(&parts.store);
+        let in_force = InForce::read(&parts.store, &parts.starts);
         tokio::spawn(world_task::run(parts.world, commanded, messages.clone()));
         let store = store_task::spawn(Arc::clone(&parts.store), jobs_received, messages.clone());
         let metrics = metrics_server::spawn(
@@ -142,7 +145,7 @@ impl Daemon {
             target,
             metrics: parts.metrics,
         };
-        let main = MainLoop::new(around, parts.manager);
+        let main = MainLoop::new(around, parts.manager, parts.starts);
         let main = tokio::spawn(main.run(in_force, received, messages_received, parts.announcements, stopped));
         Self {
             handle,
@@ -185,8 +188,18 @@ impl Drop for Daemon {
 /// # Errors
 /// One line an operator can act on, when it cannot start.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let internal = |message: String| Failure::new(FailureKind::Internal, message);
     let _lock = lock::acquire(&options.runtime_dir)?;
+    let starts = Starts::begin(&options.runtime_dir);
+    let ran = run_until_told(options, starts.clone()).await;
+    match &ran {
+        Ok(()) => starts.end(),
+        Err(_) => starts.withdraw(),
+    }
+    ran
+}
+
+async fn run_until_told(options: Options, starts: Starts) -> Result<(), Failure> {
+    let internal = |message: String| Failure::new(FailureKind::Internal, message);
     let store = open_store(options.state_dir.clone()).await?;
     lift_clock(&store);
     let (world, announcements) = assembly::system().map_err(|error| internal(error.to_string()))?;
@@ -195,6 +208,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let mut terminate = listen_for(SignalKind::terminate())?;
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut hangup = listen_for(SignalKind::hangup())?;
+    // A file that is applied at every start may be what ends us.
+    let document = options.document.filter(|path| {
+        let ignored = starts.go_back();
+        if ignored {
+            tracing::warn!("{} is not applied at this start", path.display());
+        }
+        !ignored
+    });
     let daemon = Daemon::start(Parts {
         world,
         announcements: Box::new(announcements),
@@ -203,6 +224,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         metrics: options.metrics,
         manager: ServiceManager::of_this_process(),
+        starts,
     });
     let handle = daemon.handle();
     let (quit, quitting) = oneshot::channel::<()>();
@@ -215,7 +237,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             quitting.await.ok();
         },
     ));
-    let document = options.document.map(|path| {
+    let document = document.map(|path| {
         let (handle, store) = (Arc::clone(&handle), Arc::clone(&store));
         tokio::spawn(async move { apply_file(&handle, &store, &path).await })
     });

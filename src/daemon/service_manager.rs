@@ -69,6 +69,7 @@ impl ServiceManager {
             State::Applying => "applying a document".to_owned(),
             State::Drifted(reason) => format!("repairing: {reason}"),
             State::Blind(reason) => reason.clone(),
+            State::SafeMode(reason) => format!("safe mode: {reason}"),
         };
         if self.tell(&NotifyState::Status(&text)) {
             self.told = Some(state);

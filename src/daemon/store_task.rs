@@ -109,7 +109,11 @@ fn carry_out(
             };
             store.confirm(author.as_ref(), &evidence, now, &ledger).map(|()| None)
         }
-        Write::Revert(ledger, reason) => store.revert(now, &reason, &ledger).map(|()| None),
+        Write::Revert(ledger, reason, fallback) => {
+            // An apply that a crash interrupted is over, too; what it left goes with the rest.
+            store.recovered(now, &ledger)?;
+            store.revert(now, &reason, &ledger, fallback).map(|()| None)
+        }
         Write::Recover(ledger) => store.recovered(now, &ledger).map(|()| None),
         Write::Ledger(ledger) => store.save_ledger(&ledger).map(|()| None),
     }

@@ -1,6 +1,7 @@
 //! The daemon with a fake world and a real store, through its [`Service`].
 
 mod identity;
+mod starts;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Daemon, Handle, Parts, ServiceManager};
+use super::{Daemon, Handle, Parts, ServiceManager, Starts};
 use crate::{
     assembly::{Announced, Announcements, Engines, Resolve, World},
     fake,
@@ -118,6 +119,16 @@ impl Bench {
         announcements: Box<dyn Announcements>,
         manager: ServiceManager,
     ) -> Self {
+        Self::after(Starts::default(), directory, world, announcements, manager)
+    }
+
+    fn after(
+        starts: Starts,
+        directory: &Path,
+        world: &fake::Shared,
+        announcements: Box<dyn Announcements>,
+        manager: ServiceManager,
+    ) -> Self {
         let gate = Arc::new(Semaphore::new(1));
         let (store, _) = Store::open(directory, None).unwrap();
         let kernel = Gated(world.clone(), Arc::clone(&gate));
@@ -129,6 +140,7 @@ impl Bench {
             credentials: None,
             metrics: None,
             manager,
+            starts,
         });
         Self {
             world: world.clone(),

@@ -51,6 +51,17 @@ impl Snapshot {
             "Whether the kernel equals the revision in force, but for what is waiting",
             in_sync,
         )?;
+        let safe_mode = f64::from(u8::from(matches!(status.state, State::SafeMode(_))));
+        out.gauge(
+            "tunneld_safe_mode",
+            "Whether nothing is changed until somebody applies a document",
+            safe_mode,
+        )?;
+        out.gauge(
+            "tunneld_failed_starts",
+            "How often in a row the daemon had ended soon after its start before this one",
+            f64::from(status.failed_starts),
+        )?;
         let revision = status.revision.as_ref();
         out.gauge(
             "tunneld_revision",

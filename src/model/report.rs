@@ -33,6 +33,8 @@ pub struct Facts {
     pub pid: u32,
     /// When it started, in seconds since 1970.
     pub started: u64,
+    /// How often in a row the daemon had ended soon after its start.
+    pub failed_starts: u32,
     /// The store.
     pub store: StoreStatus,
     /// Versions of the engines.
@@ -68,6 +70,7 @@ pub fn status(machine: &Machine, facts: Facts, now: Now) -> Status {
         revision: live.and_then(|live| live.revision.clone()),
         trial: trial(machine, now.monotonic),
         state: machine.state(),
+        failed_starts: facts.failed_starts,
         tunnels: tunnels.unwrap_or_default(),
         waiting: waiting(plan),
         conflicts: conflicts(plan),

@@ -31,6 +31,9 @@ pub struct Status {
     pub trial: Option<TrialStatus>,
     /// How the kernel compares with it.
     pub state: State,
+    /// How often in a row the daemon had ended soon after its start before it started this time.
+    #[serde(default)]
+    pub failed_starts: u32,
     /// Tunnels by name.
     pub tunnels: Vec<Tunnel>,
     /// What is waiting, and for what.
@@ -82,6 +85,8 @@ pub enum State {
     Drifted(String),
     /// The kernel cannot be read.
     Blind(String),
+    /// The daemon ended again and again, and nothing is done about the kernel until somebody applies a document.
+    SafeMode(String),
 }
 
 /// Something about an object.
@@ -261,7 +266,7 @@ pub struct HistoryEntry {
     /// When.
     pub time: u64,
     /// What happened: `applied`, `tried` (applied, but to be confirmed), `confirmed`, `reverted`, `failed`,
-    /// `restored` or `repaired`.
+    /// `restored`, `repaired` or `safe-mode`.
     pub event: String,
     /// The revision it was about.
     pub revision: Option<u64>,

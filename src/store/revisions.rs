@@ -12,7 +12,7 @@ use super::{
     Exported, Store,
     check::shorten,
     contents::{Contents, KeptKey, KeptRevision, Pending, RevisionStatus},
-    database::Batch,
+    database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
     floor,
     records::{DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
@@ -156,20 +156,7 @@ impl Store {
         if let Some(live) = self.live().filter(|live| live.revision.number == number) {
             return Ok(live);
         }
-        self.read(|database| {
-            let key = numbered(REVISIONS, number);
-            if database.get(&key)?.is_none() {
-                let attempt = format!("show revision {number}");
-                let reason = "it is not kept; 'tunneld history' lists what is";
-                return Err(StoreError::new(StoreErrorClass::NotFound, attempt, reason));
-            }
-            let kept: KeptRevision = required(database, &key)?;
-            let document = document(database, number)?;
-            Ok(StoredDocument {
-                revision: kept.revision,
-                document,
-            })
-        })
+        self.read(|database| stored(database, number))
     }
 
     /// The kept revisions, oldest first.
@@ -294,6 +281,22 @@ pub(super) fn history_entry(revision: &Revision, event: &str, time: u64, detail:
         author: Some(revision.author.clone()),
         detail: detail.to_owned(),
     }
+}
+
+/// A kept revision with its document.
+pub(super) fn stored(database: &Database, number: u64) -> Result<StoredDocument, StoreError> {
+    let key = numbered(REVISIONS, number);
+    if database.get(&key)?.is_none() {
+        let attempt = format!("show revision {number}");
+        let reason = "it is not kept; 'tunneld history' lists what is";
+        return Err(StoreError::new(StoreErrorClass::NotFound, attempt, reason));
+    }
+    let kept: KeptRevision = required(database, &key)?;
+    let document = document(database, number)?;
+    Ok(StoredDocument {
+        revision: kept.revision,
+        document,
+    })
 }
 
 fn take_pending(contents: &mut Contents, number: u64) -> Result<Pending, StoreError> {

@@ -10,7 +10,7 @@ use crate::model::{
     ledger::Ledger,
     service::Submission,
     status::{Author, HistoryEntry},
-    types::{PrivateKey, Secret},
+    types::{Deadline, PrivateKey, Secret},
 };
 
 fn open(directory: &Path) -> (Store, Opened) {
@@ -240,20 +240,23 @@ fn old_revisions_go_but_never_the_live_one() {
     assert_eq!(store.revision(1).unwrap().document, "live");
 }
 
+fn deadline() -> Option<Deadline> {
+    Some(Deadline {
+        boot: "this".into(),
+        milliseconds: 5_000,
+    })
+}
+
+/// Applies a document that has to be confirmed.
+fn try_out(store: &Store, document: &str) {
+    let revision = store
+        .begin(&submission(document), &Author::default(), 7, &ledger("wg0"))
+        .unwrap();
+    store.commit(revision.number, 8, &ledger("wg1"), deadline()).unwrap();
+}
+
 #[test]
 fn a_trial_is_kept_and_ends_by_a_word_or_a_revert() {
-    let deadline = || {
-        Some(crate::model::types::Deadline {
-            boot: "this".into(),
-            milliseconds: 5_000,
-        })
-    };
-    let try_out = |store: &Store, document: &str| {
-        let revision = store
-            .begin(&submission(document), &Author::default(), 7, &ledger("wg0"))
-            .unwrap();
-        store.commit(revision.number, 8, &ledger("wg1"), deadline()).unwrap();
-    };
     let fallback = |store: &Store| store.fallback().map(|stored| stored.document);
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());
@@ -276,7 +279,7 @@ fn a_trial_is_kept_and_ends_by_a_word_or_a_revert() {
     );
     assert_eq!(live_text(&store).as_deref(), Some("three"));
 
-    store.revert(9, "nobody confirmed it", &ledger("wg2")).unwrap();
+    store.revert(9, "nobody confirmed it", &ledger("wg2"), Some(1)).unwrap();
     assert_eq!(live_text(&store).as_deref(), Some("one"));
     assert_eq!((store.trial(), fallback(&store)), (None, None));
     assert_eq!(
@@ -297,6 +300,51 @@ fn a_trial_is_kept_and_ends_by_a_word_or_a_revert() {
     let refused = store.confirm(None, "", 12, &ledger("wg4")).unwrap_err();
     assert_eq!(refused.class, StoreErrorClass::NotFound);
     assert_eq!(store.history(2).unwrap()[0].event, "confirmed");
+}
+
+#[test]
+fn what_was_confirmed_last_can_come_back_in_the_place_of_what_was_confirmed_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    let before = |store: &Store| store.confirmed_before().unwrap().map(|stored| stored.document);
+    assert_eq!(before(&store), None);
+    apply(&store, "one");
+    assert_eq!(before(&store), None, "it is the first");
+    let refused = store.revert(9, "", &ledger("wg2"), Some(1)).unwrap_err();
+    assert_eq!(refused.class, StoreErrorClass::NotFound, "it is in force");
+    try_out(&store, "two, never confirmed");
+    try_out(&store, "three");
+    store.confirm(None, "", 9, &ledger("wg2")).unwrap();
+    assert_eq!(before(&store).as_deref(), Some("one"));
+    try_out(&store, "four, confirmed by the one after it");
+    apply(&store, "five");
+    let number = |store: &Store| store.confirmed_before().unwrap().unwrap().revision.number;
+    assert_eq!(number(&store), 4);
+    let pending = store.begin(&submission("six"), &Author::default(), 9, &ledger("wg2"));
+    store
+        .fail(pending.unwrap().number, 9, "refused", &ledger("wg2"))
+        .unwrap();
+
+    let refused = store.revert(9, "", &ledger("wg2"), Some(77)).unwrap_err();
+    assert_eq!(refused.class, StoreErrorClass::NotFound);
+    store.revert(9, "it ends us", &ledger("wg2"), Some(4)).unwrap();
+    assert_eq!(
+        live_text(&store).as_deref(),
+        Some("four, confirmed by the one after it")
+    );
+    assert_eq!(
+        store.pending().unwrap().revision.number,
+        5,
+        "the kernel does not equal it yet"
+    );
+    store.recovered(10, &ledger("wg2")).unwrap();
+    assert_eq!(number(&store), 3);
+    store.revert(11, "again", &ledger("wg2"), Some(3)).unwrap();
+    drop(store);
+    let store = store_at(directory.path(), false);
+    assert_eq!(live_text(&store).as_deref(), Some("three"));
+    assert_eq!(number(&store), 1);
+    assert_eq!(store.history(1).unwrap()[0].event, "reverted");
 }
 
 fn store_at(directory: &Path, lost: bool) -> Store {

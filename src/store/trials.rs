@@ -6,7 +6,7 @@ use super::{
     contents::{Contents, KeptRevision, Pending, RevisionStatus, Trial},
     error::{StoreError, StoreErrorClass},
     records::{REVISIONS, encode, numbered, required},
-    revisions::{MAX_DETAIL, history_entry, put_history, put_ledger},
+    revisions::{MAX_DETAIL, history_entry, put_history, put_ledger, stored},
 };
 use crate::model::{
     ledger::Ledger,
@@ -29,7 +29,10 @@ impl Store {
         ledger: &Ledger,
     ) -> Result<(), StoreError> {
         self.change(Exported::Yes, |_, contents, batch| {
-            take_trial(contents, "confirm a revision")?;
+            if contents.pointers.trial.take().is_none() {
+                let reason = "none is on trial";
+                return Err(StoreError::new(StoreErrorClass::NotFound, "confirm a revision", reason));
+            }
             contents.fallback = None;
             put_ledger(ledger, contents, batch)?;
             let entry = HistoryEntry {
@@ -43,16 +46,31 @@ impl Store {
         })
     }
 
-    /// The revision on trial goes: its fallback is in force again. Until [`Self::recovered`] the kernel does not
-    /// equal it yet, as after an apply that a crash interrupted.
+    /// The revision in force goes, and the one with the number `fallback`, or nothing, is in force again: what the
+    /// trial names if it is on trial, otherwise one that is kept. Until [`Self::recovered`] the kernel does not equal
+    /// it yet, as after an apply that a crash interrupted.
     ///
     /// # Errors
-    /// [`StoreErrorClass::NotFound`] if none is on trial; or the disk's.
-    pub fn revert(&self, time: u64, reason: &str, ledger: &Ledger) -> Result<(), StoreError> {
+    /// [`StoreErrorClass::NotFound`] if that is in force already, or not kept; or the disk's.
+    pub fn revert(&self, time: u64, reason: &str, ledger: &Ledger, fallback: Option<u64>) -> Result<(), StoreError> {
         self.change(Exported::Yes, |database, contents, batch| {
-            let trial = take_trial(contents, "revert a revision")?;
+            let of_trial = contents.pointers.trial.take().map(|trial| trial.fallback);
+            let kept = contents.fallback.take();
+            let next = match fallback {
+                _ if of_trial == Some(fallback) => kept,
+                _ if contents.pointers.live == fallback => {
+                    let reason = "it is in force already, and nothing is on trial";
+                    return Err(StoreError::new(
+                        StoreErrorClass::NotFound,
+                        "go back to a revision",
+                        reason,
+                    ));
+                }
+                Some(number) => Some(stored(database, number)?),
+                None => None,
+            };
             put_ledger(ledger, contents, batch)?;
-            if let Some(reverted) = std::mem::replace(&mut contents.live, contents.fallback.take()) {
+            if let Some(reverted) = std::mem::replace(&mut contents.live, next) {
                 let key = numbered(REVISIONS, reverted.revision.number);
                 let mut kept: KeptRevision = required(database, &key)?;
                 kept.status = RevisionStatus::Reverted(shorten(reason, MAX_DETAIL).to_owned());
@@ -64,12 +82,12 @@ impl Store {
                 )?;
                 contents.pointers.pending = Some(Pending {
                     revision: reverted.revision,
-                    fallback: trial.fallback,
+                    fallback,
                     sysctls: ledger.sysctls.clone(),
                     probes: Vec::new(),
                 });
             }
-            contents.pointers.live = trial.fallback;
+            contents.pointers.live = fallback;
             Ok(())
         })
     }
@@ -98,6 +116,27 @@ impl Store {
         self.state().contents.pointers.trial.clone()
     }
 
+    /// The last revision that was in force for good before the one that is now.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn confirmed_before(&self) -> Result<Option<StoredDocument>, StoreError> {
+        let Some(live) = self.live() else { return Ok(None) };
+        let mut history = self.history(usize::MAX)?;
+        history.reverse();
+        let confirmed = |kept: &&KeptRevision| {
+            let number = kept.revision.number;
+            number < live.revision.number && kept.status == RevisionStatus::Applied && was_confirmed(&history, number)
+        };
+        let before = self
+            .revisions()?
+            .iter()
+            .rev()
+            .find(confirmed)
+            .map(|kept| kept.revision.number);
+        before.map(|number| self.revision(number)).transpose()
+    }
+
     /// What comes back unless the revision in force is confirmed.
     pub fn fallback(&self) -> Option<StoredDocument> {
         self.state().contents.fallback.clone()
@@ -121,7 +160,14 @@ pub(super) fn begin_trial(
     }
 }
 
-fn take_trial(contents: &mut Contents, attempt: &str) -> Result<Trial, StoreError> {
-    let trial = contents.pointers.trial.take();
-    trial.ok_or_else(|| StoreError::new(StoreErrorClass::NotFound, attempt, "none is on trial"))
+/// Whether revision `number` was in force for good, by the history, oldest first: it was on trial if it says so, and
+/// what ends a trial without confirming it is a revert, or an apply that is on trial itself.
+fn was_confirmed(history: &[HistoryEntry], number: u64) -> bool {
+    let tried = |entry: &&HistoryEntry| entry.event == "tried" && entry.revision == Some(number);
+    let after = history.iter().skip_while(|entry| !tried(entry)).skip(1);
+    let ends = ["applied", "tried", "confirmed", "reverted"];
+    let end = after
+        .map(|entry| entry.event.as_str())
+        .find(|event| ends.contains(event));
+    end.is_none_or(|event| event != "tried")
 }

@@ -98,6 +98,11 @@ impl Appliance {
         ended
     }
 
+    /// Has it forgotten that daemons ended soon after their start.
+    pub(crate) fn forget_failures(&self) {
+        self.namespace.run(["rm", "-f", "/run/tunneld/starts"]);
+    }
+
     /// The daemon's log so far.
     pub(crate) fn log(&self) -> String {
         self.namespace.run(["cat", "/run/daemon.log"])

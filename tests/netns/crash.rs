@@ -186,6 +186,8 @@ impl Trials {
             self.assert_whole(&place);
             return End::NotReached;
         }
+        // Each stop is a story of its own.
+        self.left.forget_failures();
         self.left.start(executable());
         let shown = self.left.tunneld(&["show"], "");
         self.live = self.documents.iter().position(|text| *text == shown).unwrap();

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod crash_loop;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod dns;

@@ -342,7 +342,7 @@ fn no_output_holds_a_secret() {
 }
 
 /// The metrics page of an appliance.
-fn scrape(appliance: &Appliance, accept: &str) -> String {
+pub(crate) fn scrape(appliance: &Appliance, accept: &str) -> String {
     use std::io::{Read, Write};
     appliance.namespace.enter(|| {
         let mut stream = std::net::TcpStream::connect("127.0.0.1:9586").unwrap();

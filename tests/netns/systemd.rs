@@ -157,6 +157,31 @@ fn what_goes_wrong_with_units_is_told_and_mended() {
 }
 
 #[test]
+fn a_daemon_that_ends_again_and_again_is_started_until_it_is_in_safe_mode() {
+    let (machine, _right, documents) = tunnelled();
+    let left = &machine.appliance;
+    left.apply("version = 1\n");
+    left.apply(&documents[0]);
+    for failures in 1..=4 {
+        let daemon = machine.daemon();
+        left.namespace.run(["kill", "-9", &daemon]);
+        left.namespace.until("another one is ready", || {
+            ![daemon.as_str(), "0"].contains(&machine.daemon().as_str())
+                && machine.show("tunneld", "ActiveState") == "active"
+        });
+        assert_eq!(left.status()["failed-starts"], failures, "{}", machine.journal());
+    }
+    let told = machine.show("tunneld", "StatusText");
+    assert!(told.starts_with("safe mode: "), "{told}");
+    // The revision before is in force: it has no tunnel.
+    assert_eq!(left.tunneld(&["show"], ""), "version = 1\n");
+    machine.systemctl("restart tunneld");
+    left.namespace
+        .until("it is well again", || left.status()["state"]["is"] == "in-sync");
+    assert_eq!(left.status()["failed-starts"], 0);
+}
+
+#[test]
 fn a_key_comes_from_a_credential_that_only_root_reads() {
     let (machine, right, documents) = tunnelled();
     let left = &machine.appliance;

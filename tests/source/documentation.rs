@@ -109,6 +109,7 @@ fn every_command_that_the_documents_name_exists_and_all_are_named() {
         "docs/document.md",
         "docs/engine.md",
         "docs/permissions.md",
+        "docs/safe-mode.md",
     ] {
         let text = read(file);
         for (at, mark) in text.match_indices("tunneld ") {

@@ -353,6 +353,7 @@ impl Machine {
                     desired: job.submission.desired.clone(),
                 };
                 let secrets = job.secrets.take().unwrap_or_default();
+                self.safe = None;
                 let previous = self.live.replace(live);
                 self.begin_trial(previous, confirm, now);
                 self.fights.clear();

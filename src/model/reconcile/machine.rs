@@ -85,6 +85,8 @@ pub struct Machine {
     pub(super) saving: Saving,
     pub(super) blind: Option<(ObserveError, u32)>,
     pub(super) reading: Reading,
+    /// Nothing is done until a document was applied, for this reason.
+    pub(super) safe: Option<String>,
 }
 
 impl Machine {
@@ -96,8 +98,10 @@ impl Machine {
                 ledger,
                 interrupted,
                 trial,
+                safe,
             } => {
                 self.trial = trial.map(|trial| *trial);
+                self.safe = safe;
                 self.started(live.map(|live| *live), ledger, interrupted, now);
             }
             Event::Submitted(submission) => self.submitted(*submission, now),
@@ -129,6 +133,9 @@ impl Machine {
 
     /// When [`Event::Tick`] is due, by the monotonic clock.
     pub fn deadline(&self) -> Option<Duration> {
+        if self.rests() {
+            return None;
+        }
         let step = match self.step {
             Step::Idle => [self.wake(), self.save_again()].into_iter().flatten().min(),
             Step::Pause(until) => Some(until),
@@ -144,7 +151,7 @@ impl Machine {
         // A first apply that never ended leaves the empty state to go back to. Without any document and any
         // apply nothing is known to be wrong: whatever is in the kernel stays.
         self.live = live.or_else(|| interrupted.then(Live::default));
-        if interrupted {
+        if interrupted && self.safe.is_none() {
             self.note(Note::Interrupted);
         }
         self.follow_names(now);
@@ -252,6 +259,12 @@ impl Machine {
 
     /// Starts the next step if none is under way, and asks for names that are due.
     fn go_on(&mut self, now: Now) {
+        if self.rests() {
+            if self.is_idle() {
+                self.judge_trial(now);
+            }
+            return;
+        }
         for name in self.names.take_due(now.monotonic) {
             self.effects.push(Effect::Resolve(name));
         }
@@ -265,7 +278,10 @@ impl Machine {
         if !self.is_idle() {
             return;
         }
-        if let Some(job) = self.job.as_ref().filter(|job| job.wants_secrets()) {
+        // The way back of an apply needs the keys of the document in force, which safe mode has not read.
+        if self.safe.is_some() && self.reading.secrets.is_some_and(|due| due <= now.monotonic) {
+            self.read_secrets();
+        } else if let Some(job) = self.job.as_ref().filter(|job| job.wants_secrets()) {
             self.effects.push(Effect::ReadSecrets(Box::new(job.desired().clone())));
             self.step = Step::Secrets { job: true };
         } else if self.wake().is_some_and(|wake| wake <= now.monotonic) {
@@ -277,17 +293,21 @@ impl Machine {
 
     fn read(&mut self, now: Now) {
         let secrets_due = self.reading.secrets.is_some_and(|due| due <= now.monotonic);
-        match &self.live {
-            Some(live) if secrets_due && self.job.is_none() => {
-                self.reading.secrets = None;
-                self.effects.push(Effect::ReadSecrets(Box::new(live.desired.clone())));
-                self.step = Step::Secrets { job: false };
-            }
-            _ => {
-                self.reading.due = None;
-                self.effects.push(Effect::Observe(self.scope()));
-                self.step = Step::Observe(now.monotonic);
-            }
+        if secrets_due && self.job.is_none() && self.live.is_some() {
+            self.read_secrets();
+        } else {
+            self.reading.due = None;
+            self.effects.push(Effect::Observe(self.scope()));
+            self.step = Step::Observe(now.monotonic);
+        }
+    }
+
+    /// Those of the document in force.
+    fn read_secrets(&mut self) {
+        self.reading.secrets = None;
+        if let Some(live) = &self.live {
+            self.effects.push(Effect::ReadSecrets(Box::new(live.desired.clone())));
+            self.step = Step::Secrets { job: false };
         }
     }
 
@@ -312,6 +332,11 @@ impl Machine {
         let live = self.live.as_ref().map(|live| &live.desired);
         let states = [live, self.job.as_ref().map(Job::desired)];
         self.names.follow(states.into_iter().flatten(), now.monotonic);
+    }
+
+    /// Safe mode: whatever is due, and whatever happens, waits for a document that somebody applies.
+    fn rests(&self) -> bool {
+        self.safe.is_some() && self.job.is_none()
     }
 
     pub(super) fn note(&mut self, note: Note) {

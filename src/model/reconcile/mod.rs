@@ -97,6 +97,8 @@ pub enum Event {
         interrupted: bool,
         /// The document in force waits for its confirmation.
         trial: Option<Box<Trial>>,
+        /// Nothing is read or changed until a document is applied, for this reason.
+        safe: Option<String>,
     },
     /// Somebody wants a document applied.
     Submitted(Box<Submission>),
@@ -156,8 +158,8 @@ pub enum Write {
     Commit(Ticket, Ledger, Option<Duration>),
     /// The document on trial stays.
     Confirm(Ticket, Ledger),
-    /// The fallback is in force again, for this reason; the kernel does not equal it yet.
-    Revert(Ledger, String),
+    /// This revision, or nothing, is in force again, for this reason; the kernel does not equal it yet.
+    Revert(Ledger, String, Option<u64>),
     /// The fallback is back, for this reason.
     Abandon(Ticket, Ledger, String),
     /// The fallback of the apply that a crash interrupted is back.

@@ -117,7 +117,11 @@ impl Machine {
     pub(super) fn save(&mut self) {
         let ledger = self.ledger.clone();
         match self.saving.reverted.clone() {
-            Some(reason) => self.store(Write::Revert(ledger, reason), Then::Reverted),
+            Some(reason) => {
+                let revision = self.live.as_ref().and_then(|live| live.revision.as_ref());
+                let number = revision.map(|revision| revision.number);
+                self.store(Write::Revert(ledger, reason, number), Then::Reverted);
+            }
             None => self.store(Write::Ledger(ledger), Then::Nothing),
         }
     }

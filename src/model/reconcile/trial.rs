@@ -101,9 +101,10 @@ impl Machine {
         self.save_revert(trial.because);
     }
 
-    /// When the trial ends by itself, if no apply is under way.
+    /// When the trial ends by itself, if no apply is under way and the kernel may be changed.
     pub(super) fn trial_deadline(&self) -> Option<Duration> {
-        let trial = self.trial.as_ref().filter(|_| self.job.is_none());
+        let free = self.job.is_none() && self.safe.is_none();
+        let trial = self.trial.as_ref().filter(|_| free);
         trial.map(|trial| trial.deadline)
     }
 

@@ -83,6 +83,8 @@ impl Machine {
     pub fn state(&self) -> State {
         if self.job.is_some() {
             State::Applying
+        } else if let Some(reason) = &self.safe {
+            State::SafeMode(reason.clone())
         } else if let Some((error, _)) = &self.blind {
             State::Blind(error.to_string())
         } else if self.live.as_ref().is_none_or(|live| live.revision.is_none()) && self.plan.is_empty() {

@@ -48,7 +48,7 @@ impl Disk {
         | Write::Abandon(_, ledger, _)
         | Write::Recover(ledger)
         | Write::Confirm(_, ledger)
-        | Write::Revert(ledger, _)
+        | Write::Revert(ledger, ..)
         | Write::Ledger(ledger)) = write;
         let ledger = ledger.clone();
         let revision = match write {
@@ -162,11 +162,17 @@ impl Bench {
     }
 
     pub(super) fn start(&mut self) {
+        self.start_safe(None);
+    }
+
+    /// Starts, in safe mode if there is a reason for it.
+    pub(super) fn start_safe(&mut self, safe: Option<&str>) {
         let event = Event::Started {
             live: self.disk.live.clone().map(Box::new),
             ledger: self.disk.ledger.clone(),
             interrupted: self.disk.pending.is_some(),
             trial: self.disk.trial.clone().map(Box::new),
+            safe: safe.map(str::to_owned),
         };
         self.event(event);
     }

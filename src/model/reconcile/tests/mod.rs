@@ -4,6 +4,7 @@ mod apply;
 mod bench;
 mod keep;
 mod names;
+mod safe;
 mod simulation;
 mod status;
 mod trial;

@@ -42,6 +42,7 @@ impl Sim {
             ledger: self.disk.ledger.clone(),
             interrupted: self.disk.pending.is_some(),
             trial: trial.map(Box::new),
+            safe: None,
         };
         self.deliver(event);
     }
