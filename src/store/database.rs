@@ -171,6 +171,9 @@ impl Database {
         for name in ["db", "conf"] {
             fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o600)).map_err(io)?;
         }
+        // sled writes its parameters, without which nothing can be read, and never syncs them.
+        let parameters = File::open(path.join("conf"));
+        parameters.and_then(|file| file.sync_all()).map_err(io)?;
         if made {
             sync_directory(&path.join("blobs")).map_err(io)?;
             sync_directory(path).map_err(io)?;
