@@ -14,6 +14,7 @@
 //! so [`CHUNK`] is far below it.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     num::NonZeroU64,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -50,6 +51,18 @@ pub(super) struct Database {
     log: sled::Db,
     file: File,
     path: PathBuf,
+    /// A sync failed.
+    unsynced: Cell<bool>,
+}
+
+impl Drop for Database {
+    /// sled syncs its file once more when it is closed, and panics where that fails: then it stays open, with a
+    /// thread and its lock, until the process ends.
+    fn drop(&mut self) {
+        if self.unsynced.get() || self.file.sync_all().is_err() {
+            std::mem::forget(self.log.clone());
+        }
+    }
 }
 
 /// Changes that happen together.
@@ -60,9 +73,11 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Sets a record.
+    /// Sets a record, also one that was to be deleted.
     pub(super) fn put(&mut self, key: impl Into<String>, value: Vec<u8>) {
-        self.puts.push((key.into(), value));
+        let key = key.into();
+        self.deletes.retain(|deleted| *deleted != key);
+        self.puts.push((key, value));
     }
 
     /// Deletes a record, if it is there.
@@ -166,8 +181,12 @@ impl Database {
             .mode(0o700)
             .create(path)
             .map_err(io)?;
-        let log = open_log(path)?;
-        let file = File::open(path.join("db")).map_err(io)?;
+        let database = Self {
+            log: open_log(path)?,
+            file: File::open(path.join("db")).map_err(io)?,
+            path: path.to_owned(),
+            unsynced: Cell::new(false),
+        };
         for name in ["db", "conf"] {
             fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o600)).map_err(io)?;
         }
@@ -179,11 +198,13 @@ impl Database {
             sync_directory(path).map_err(io)?;
             path.parent().map_or(Ok(()), sync_directory).map_err(io)?;
         }
-        Ok(Self {
-            log,
-            file,
-            path: path.to_owned(),
-        })
+        Ok(database)
+    }
+
+    /// Whether a sync has failed. What the system could not write it has forgotten then, and the next sync of the same
+    /// file need not say so (`fsync(2)`): reading is right, but nothing that is written to this file can be trusted.
+    pub(super) fn unsynced(&self) -> bool {
+        self.unsynced.get()
     }
 
     /// The value under `key`.
@@ -248,9 +269,9 @@ impl Database {
         let begun = Instant::now();
         let written = self.log.apply_batch(heads).and_then(|()| self.log.flush());
         written.map_err(|error| self.error("write", &error))?;
-        self.file
-            .sync_data()
-            .map_err(|error| StoreError::io("sync", &self.path, &error))?;
+        let synced = self.file.sync_data();
+        self.unsynced.set(self.unsynced.get() || synced.is_err());
+        synced.map_err(|error| StoreError::io("sync", &self.path, &error))?;
         Ok(begun.elapsed())
     }
 

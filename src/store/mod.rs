@@ -29,6 +29,7 @@ mod floor;
 pub mod fuzz;
 mod lock;
 mod migrate;
+mod opening;
 mod records;
 mod retention;
 mod revisions;
@@ -55,13 +56,11 @@ pub use salvage::salvage;
 use contents::Contents;
 use database::{Batch, Database};
 use lock::Lock;
+use opening::{open_database, renew};
 use records::{corrupt, decode, encode, load, put_contents};
 
 /// Name of the database in the store's directory.
 const DATABASE: &str = "database";
-
-/// What is wrong with a database that has no record at all.
-const EMPTY: &str = "the database is empty";
 
 /// Bytes that stay free: a change begins only if the disk has these and four times its own size.
 pub const RESERVE: u64 = 4 << 20;
@@ -75,8 +74,10 @@ pub struct Store {
 }
 
 struct State {
-    /// `None` while it cannot be used; the next change opens it again.
-    database: Option<Database>,
+    /// Why it cannot be used, where it cannot; the next change opens it again.
+    database: Result<Database, StoreError>,
+    /// The one that was closed because a sync of it failed: the next change writes what it has to a new one.
+    unsynced: Option<Database>,
     /// What was acknowledged last.
     contents: Contents,
     /// What is wrong at the moment.
@@ -109,8 +110,10 @@ impl Store {
         };
         let found = open_database(directory, checker.as_ref(), exported.as_ref(), &note);
         let (database, contents, opened) = match (found, exported) {
-            (Ok((database, contents, opened)), _) => (Some(database), contents, opened),
-            (Err(error), Some(contents)) if degrades(error.class) => (None, contents, Opened::Degraded(error)),
+            (Ok((database, contents, opened)), _) => (Ok(database), contents, opened),
+            (Err(error), Some(contents)) if degrades(error.class) => {
+                (Err(error.clone()), contents, Opened::Degraded(error))
+            }
             (Err(error), _) => return Err(error),
         };
         let trouble = match &opened {
@@ -119,6 +122,7 @@ impl Store {
         };
         let state = State {
             database,
+            unsynced: None,
             contents,
             trouble,
             last_flush: Duration::ZERO,
@@ -154,12 +158,9 @@ impl Store {
     /// Reads from the database.
     fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut state = self.state();
-        let Some(database) = &state.database else {
-            return Err(StoreError::new(
-                StoreErrorClass::Io,
-                "read the store",
-                state.trouble.as_str(),
-            ));
+        let database = match &state.database {
+            Ok(database) => database,
+            Err(why) => return Err(StoreError::new(why.class, "read the store", why.to_string())),
         };
         let result = read(database);
         state.note(&result);
@@ -187,17 +188,20 @@ impl Store {
     ) -> Result<T, StoreError> {
         let mut contents = state.contents.clone();
         let mut batch = Batch::default();
-        let again = state.database.is_none();
+        let again = state.database.is_err();
         if again {
-            let (database, found, _) = open_database(&self.directory, self.checker.as_ref(), Some(&contents), "")?;
+            let database = match &state.unsynced {
+                Some(unsynced) => renew(&self.directory, unsynced, &contents)?,
+                None => open_database(&self.directory, self.checker.as_ref(), Some(&contents), "")?.0,
+            };
+            state.unsynced = None;
             // A change that was not acknowledged may be there all the same: what callers were told counts.
-            contents.pointers.sequence = found.pointers.sequence;
+            contents.pointers.sequence = load(&database)?.pointers.sequence;
             put_contents(&contents, &mut batch)?;
-            state.database = Some(database);
+            records::forget_unacknowledged(&database, &mut contents, &mut batch)?;
+            state.database = Ok(database);
         }
-        let Some(database) = &state.database else {
-            return Err(StoreError::new(StoreErrorClass::Io, "write the store", "it is closed"));
-        };
+        let database = state.database.as_ref().map_err(StoreError::clone)?;
         let result = edit(database, &mut contents, &mut batch)?;
         contents.pointers.sequence += 1;
         batch.put(records::POINTERS, encode(&contents.pointers)?);
@@ -224,12 +228,15 @@ impl State {
         let Err(error) = result else { return };
         match error.class {
             StoreErrorClass::NotFound | StoreErrorClass::Pending | StoreErrorClass::TooLarge => {}
-            StoreErrorClass::Full if self.database.is_some() && error.attempt == records::RESERVE_ATTEMPT => {
+            StoreErrorClass::Full if self.database.is_ok() && error.attempt == records::RESERVE_ATTEMPT => {
                 self.trouble = error.to_string();
             }
             _ => {
                 self.trouble = error.to_string();
-                self.database = None;
+                let closed = std::mem::replace(&mut self.database, Err(error.clone()));
+                if let Some(unsynced) = closed.ok().filter(Database::unsynced) {
+                    self.unsynced = Some(unsynced);
+                }
             }
         }
     }
@@ -281,101 +288,4 @@ fn room(directory: &Path, bytes: u64) -> Result<(), StoreError> {
             needed >> 10
         ),
     ))
-}
-
-/// Opens the database and reads its contents; one that cannot be trusted is replaced by the export.
-fn open_database(
-    directory: &Path,
-    checker: Option<&Checker>,
-    exported: Option<&Contents>,
-    note: &str,
-) -> Result<(Database, Contents, Opened), StoreError> {
-    let path = directory.join(DATABASE);
-    if !path.exists() {
-        let opened = match exported {
-            None if note.is_empty() => Opened::New,
-            None => Opened::Lost { because: note.into() },
-            Some(_) => Opened::Restored {
-                because: "the database is missing".into(),
-            },
-        };
-        let (database, contents) = make_database(directory, exported)?;
-        return Ok((database, contents, opened));
-    }
-    let checked = checker.map_or(Ok(()), |checker| checker.run(directory));
-    match checked.and_then(|()| open_existing(&path, exported)) {
-        Ok((database, contents)) => {
-            if !note.is_empty() {
-                tracing::error!("{note}; it is written anew from the database, which may be behind it");
-            }
-            if exported != Some(&contents) {
-                renew_export(directory, &contents);
-            }
-            Ok((database, contents, Opened::Existing))
-        }
-        Err(error) if error.class == StoreErrorClass::Corrupt => {
-            room(directory, 0)?;
-            let quarantined = export::quarantine(directory, &path)?;
-            let (database, mut contents) = make_database(directory, exported)?;
-            // A first start that was cut short.
-            if exported.is_none() && error.reason == EMPTY && note.is_empty() {
-                return Ok((database, contents, Opened::New));
-            }
-            let saved = match checker {
-                Some(checker) => salvage::take_over(checker, &quarantined, directory, &database, &mut contents)?,
-                None => salvage::Saved::default(),
-            };
-            renew_export(directory, &contents);
-            let kept = format!("{saved}; it is kept as {}", quarantined.display());
-            let opened = match exported {
-                Some(_) => Opened::Restored {
-                    because: format!("{error}; {kept}"),
-                },
-                None => Opened::Lost {
-                    because: format!("{error} {note}").trim_end().to_owned() + "; " + &kept,
-                },
-            };
-            Ok((database, contents, opened))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn open_existing(path: &Path, exported: Option<&Contents>) -> Result<(Database, Contents), StoreError> {
-    let database = Database::open(path)?;
-    let Some(version) = migrate::version(&database)? else {
-        return Err(corrupt(migrate::KEY, EMPTY));
-    };
-    migrate::migrate(&database, version)?;
-    database.sweep()?;
-    let contents = load(&database)?;
-    let behind = exported.is_some_and(|exported| exported.pointers.sequence > contents.pointers.sequence);
-    if behind {
-        return Err(corrupt(records::POINTERS, "the database is behind its export"));
-    }
-    Ok((database, contents))
-}
-
-fn make_database(directory: &Path, exported: Option<&Contents>) -> Result<(Database, Contents), StoreError> {
-    let mut contents = exported.cloned().unwrap_or_default();
-    // An apply that was under way is not gone on with; the live revision is put back by the loop.
-    contents.pointers.pending = None;
-    let mut batch = Batch::default();
-    batch.put(migrate::KEY, encode(&migrate::SCHEMA)?);
-    put_contents(&contents, &mut batch)?;
-    room(directory, batch.bytes())?;
-    let database = Database::open(&directory.join(DATABASE))?;
-    contents.pointers.sequence += 1;
-    batch.put(records::POINTERS, encode(&contents.pointers)?);
-    database.commit(&batch, contents.pointers.sequence)?;
-    renew_export(directory, &contents);
-    Ok((database, contents))
-}
-
-/// Writes the export at an open. A failure must not cost the database, which is whole: the next change
-/// writes the export again and shows what fails.
-fn renew_export(directory: &Path, contents: &Contents) {
-    if let Err(error) = export::write(directory, contents) {
-        tracing::warn!(%error, "the export of the store is not up to date");
-    }
 }

@@ -114,3 +114,24 @@ pub(super) fn put_contents(contents: &Contents, batch: &mut Batch) -> Result<(),
     }
     Ok(())
 }
+
+/// Forgets what a change that was not acknowledged left behind: numbers beyond the last ones, which are given out
+/// again; and an apply that is under way but whose revision was lost with a database that was set aside.
+pub(super) fn forget_unacknowledged(
+    database: &Database,
+    contents: &mut Contents,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
+    let pointers = &mut contents.pointers;
+    for prefix in [REVISIONS, DOCUMENTS] {
+        batch.delete(numbered(prefix, pointers.last_revision + 1));
+    }
+    batch.delete(numbered(HISTORY, pointers.last_history + 1));
+    let Some(pending) = &pointers.pending else {
+        return Ok(());
+    };
+    if database.get(&numbered(REVISIONS, pending.revision.number))?.is_none() {
+        pointers.pending = None;
+    }
+    Ok(())
+}

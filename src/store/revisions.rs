@@ -125,16 +125,9 @@ impl Store {
     pub fn fail(&self, number: u64, time: u64, reason: &str, ledger: &Ledger) -> Result<(), StoreError> {
         self.change(Exported::Yes, |database, contents, batch| {
             let pending = take_pending(contents, number)?;
-            let key = numbered(REVISIONS, number);
-            let mut kept: KeptRevision = required(database, &key)?;
-            kept.status = RevisionStatus::Failed(shorten(reason, MAX_DETAIL).to_owned());
-            batch.put(key, encode(&kept)?);
+            let kept = required(database, &numbered(REVISIONS, number))?;
             put_ledger(ledger, contents, batch)?;
-            put_history(
-                &history_entry(&pending.revision, "failed", time, reason),
-                contents,
-                batch,
-            )
+            put_failed(&pending, kept, (time, reason), contents, batch)
         })
     }
 
@@ -297,6 +290,23 @@ pub(super) fn stored(database: &Database, number: u64) -> Result<StoredDocument,
         revision: kept.revision,
         document,
     })
+}
+
+/// An apply ended without success: when and why.
+pub(super) fn put_failed(
+    pending: &Pending,
+    mut kept: KeptRevision,
+    (time, reason): (u64, &str),
+    contents: &mut Contents,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
+    kept.status = RevisionStatus::Failed(shorten(reason, MAX_DETAIL).to_owned());
+    batch.put(numbered(REVISIONS, pending.revision.number), encode(&kept)?);
+    put_history(
+        &history_entry(&pending.revision, "failed", time, reason),
+        contents,
+        batch,
+    )
 }
 
 fn take_pending(contents: &mut Contents, number: u64) -> Result<Pending, StoreError> {

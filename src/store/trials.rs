@@ -6,7 +6,7 @@ use super::{
     contents::{Contents, KeptRevision, Pending, RevisionStatus, Trial},
     error::{StoreError, StoreErrorClass},
     records::{REVISIONS, encode, numbered, required},
-    revisions::{MAX_DETAIL, history_entry, put_history, put_ledger, stored},
+    revisions::{MAX_DETAIL, history_entry, put_failed, put_history, put_ledger, stored},
 };
 use crate::model::{
     ledger::Ledger,
@@ -15,6 +15,9 @@ use crate::model::{
     status::{Author, HistoryEntry},
     types::Deadline,
 };
+
+/// Why an apply failed that a crash ended.
+const INTERRUPTED: &str = "interrupted; the previous state is back";
 
 impl Store {
     /// The revision on trial stays, because somebody says so, or because of this evidence.
@@ -97,17 +100,20 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub fn recovered(&self, time: u64, ledger: &Ledger) -> Result<(), StoreError> {
-        let Some(pending) = self.pending() else {
+        if self.pending().is_none() {
             return self.save_ledger(ledger);
-        };
-        let number = pending.revision.number;
-        let reverted = self.read(|database| required::<KeptRevision>(database, &numbered(REVISIONS, number)))?;
-        if !matches!(reverted.status, RevisionStatus::Reverted(_)) {
-            return self.fail(number, time, "interrupted; the previous state is back", ledger);
         }
-        self.change(Exported::Yes, |_, contents, batch| {
-            contents.pointers.pending = None;
-            put_ledger(ledger, contents, batch)
+        // All of it is the change, which opens again a database that had failed.
+        self.change(Exported::Yes, |database, contents, batch| {
+            put_ledger(ledger, contents, batch)?;
+            let Some(pending) = contents.pointers.pending.take() else {
+                return Ok(());
+            };
+            let kept: KeptRevision = required(database, &numbered(REVISIONS, pending.revision.number))?;
+            if matches!(kept.status, RevisionStatus::Reverted(_)) {
+                return Ok(());
+            }
+            put_failed(&pending, kept, (time, INTERRUPTED), contents, batch)
         })
     }
 

@@ -6,7 +6,11 @@ mod cli;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod disks;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod runner;
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! The store under what happens to appliances: killed processes, damaged flash, full and read-only disks.
+//! The store under what happens to appliances: killed processes, and writes that fail half-way. `damage` has damaged
+//! flash, `disks` full and read-only disks, `faults` system calls that fail.
 //!
 //! The child processes are this test executable itself: a test whose name and arguments say what to do.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -14,14 +15,14 @@ use tunneld::{
     model::{
         ledger::Ledger,
         service::Submission,
-        status::Author,
+        status::{Author, Revision},
         types::{InterfaceName, PrivateKey, Secret},
     },
     store::{Checker, Opened, Store, StoreError, StoreErrorClass, check, salvage},
 };
 
 /// Runs one of the functions below in a child.
-fn child(job: &str, directory: &Path) -> Command {
+pub(crate) fn child(job: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--nocapture", "--exact", "store::jobs_of_children"]);
     command.arg(job).arg(directory).stdin(Stdio::null());
@@ -40,6 +41,7 @@ fn jobs_of_children() {
             println!();
             salvage(&directory, &mut std::io::stdout()).ok();
         }
+        Some("suffer") => crate::faults::suffer(&directory),
         Some("fail") => fail_in_the_middle(&directory),
         Some("hold") => {
             let _store = Store::open(&directory, None).unwrap();
@@ -74,12 +76,16 @@ pub(crate) fn document(number: u64) -> String {
     format!("{number} ").repeat(1 + (number as usize * 997) % 9_000)
 }
 
-pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
+pub(crate) fn begin(store: &Store, text: String) -> Result<Revision, StoreError> {
     let submission = Submission {
         document: text,
         ..Submission::default()
     };
-    let revision = store.begin(&submission, &Author::default(), 1, &Ledger::default())?;
+    store.begin(&submission, &Author::default(), 1, &Ledger::default())
+}
+
+pub(crate) fn apply(store: &Store, text: String) -> Result<u64, StoreError> {
+    let revision = begin(store, text)?;
     store.commit(revision.number, 2, &Ledger::default(), None)?;
     Ok(revision.number)
 }
@@ -168,7 +174,7 @@ fn wait_for_line(child: &mut Child, line: &str) {
 }
 
 /// A store with three revisions and a key, closed.
-fn closed_store() -> tempfile::TempDir {
+pub(crate) fn closed_store() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path(), None).unwrap();
     store.keep_private_key(&interface(), &key()).unwrap();
@@ -176,167 +182,6 @@ fn closed_store() -> tempfile::TempDir {
         assert_eq!(apply(&store, document(number)).unwrap(), number);
     }
     directory
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Whatever was damaged: the live revision and the key are right, and the store takes the next revision. Says how
-/// the store was found, and whether the first revision is kept.
-fn assert_right(directory: &Path, what: &str) -> (Opened, bool) {
-    let (store, opened) = open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(live_number(&store), 3, "{what}: {opened}");
-    assert!(store.live().unwrap().document == document(3), "{what}");
-    assert_eq!(store.private_key(&interface()), Some(key()), "{what}");
-    for kept in store.revisions().unwrap() {
-        let number = kept.revision.number;
-        assert!(store.revision(number).unwrap().document == document(number), "{what}");
-    }
-    let oldest = store.revisions().unwrap()[0].revision.number;
-    assert_eq!(apply(&store, "next".into()).unwrap(), 4, "{what}");
-    (opened, oldest == 1)
-}
-
-/// The files of the database whose content matters.
-fn database_files(directory: &Path) -> Vec<PathBuf> {
-    let database = directory.join("database");
-    let files = fs::read_dir(database).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| path.is_file()).collect()
-}
-
-#[test]
-fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
-    let original = closed_store();
-    let scratch = tempfile::tempdir().unwrap();
-    let copied = scratch.path().join("copied");
-    copy(original.path(), &copied);
-    assert_eq!(assert_right(&copied, "undamaged"), (Opened::Existing, true));
-    let (mut restored, mut saved) = (0, 0);
-    let mut tried = 0;
-    for file in database_files(original.path()) {
-        let bytes = fs::read(&file).unwrap();
-        // Where there is something: most of a segment is empty.
-        let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-        let step = (used.len() / 60).max(1);
-        for (turn, at) in used.iter().step_by(step).enumerate() {
-            let name = format!("{} byte {at}", file.file_name().unwrap().display());
-            let directory = scratch.path().join(format!("{tried}"));
-            copy(original.path(), &directory);
-            let mut damaged = bytes.clone();
-            damaged[*at] ^= 1 << (turn % 8);
-            let target = directory.join("database").join(file.file_name().unwrap());
-            fs::write(target, damaged).unwrap();
-            let (opened, first) = assert_right(&directory, &name);
-            if matches!(opened, Opened::Restored { .. }) {
-                restored += 1;
-                saved += usize::from(first);
-            }
-            fs::remove_dir_all(directory).unwrap();
-            tried += 1;
-        }
-    }
-    assert!(
-        tried > 60 && restored > tried / 4,
-        "{restored} of {tried} were restored"
-    );
-    // sled reads a log up to its first damaged record: what stands before that is saved.
-    assert!(saved * 4 > restored * 3, "the first revision: {saved} of {restored}");
-}
-
-#[test]
-fn no_truncated_file_gives_wrong_data_or_a_dead_daemon() {
-    let original = closed_store();
-    let scratch = tempfile::tempdir().unwrap();
-    for (index, file) in database_files(original.path()).iter().enumerate() {
-        let length = fs::metadata(file).unwrap().len();
-        for part in 0..12 {
-            let name = format!("{} cut at {part}/12", file.display());
-            let directory = scratch.path().join(format!("{index}-{part}"));
-            copy(original.path(), &directory);
-            let target = directory.join("database").join(file.file_name().unwrap());
-            let target = fs::File::options().write(true).open(target).unwrap();
-            target.set_len(length * part / 12).unwrap();
-            let (opened, first) = assert_right(&directory, &name);
-            let restored = matches!(opened, Opened::Restored { .. });
-            // Half a log has the first revision in it.
-            assert!(first || !restored || part < 6, "{name}: {opened}");
-            fs::remove_dir_all(directory).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_restore_keeps_the_history_and_what_older_revisions_can_be_read() {
-    let directory = closed_store();
-    let path = directory.path().join("database/db");
-    let mut bytes = fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    bytes[end - 100] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let (store, opened) = open(directory.path()).unwrap();
-    assert!(
-        opened
-            .to_string()
-            .contains("revisions saved from it: 2, history entries: 2"),
-        "{opened}"
-    );
-    let numbers: Vec<u64> = store
-        .revisions()
-        .unwrap()
-        .iter()
-        .map(|kept| kept.revision.number)
-        .collect();
-    assert_eq!(numbers, [1, 2, 3]);
-    assert_eq!(store.history(10).unwrap().len(), 2);
-    assert_eq!(apply(&store, "next".into()).unwrap(), 4);
-    assert_eq!(store.history(10).unwrap().len(), 3, "it goes on behind what was saved");
-    drop(store);
-    assert_eq!(open(directory.path()).unwrap().1, Opened::Existing);
-}
-
-#[test]
-fn without_an_export_keys_and_revisions_are_saved_and_nothing_is_in_force() {
-    let directory = closed_store();
-    fs::write(directory.path().join("export.json"), "{").unwrap();
-    let path = directory.path().join("database/conf");
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[0] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let (store, opened) = open(directory.path()).unwrap();
-    assert!(matches!(opened, Opened::Lost { .. }), "{opened}");
-    assert_eq!(store.live(), None, "an older revision may not be what was in force");
-    assert_eq!(store.private_key(&interface()), Some(key()));
-    assert!(store.revision(2).unwrap().document == document(2));
-    assert_eq!(apply(&store, "next".into()).unwrap(), 4, "no number is used twice");
-}
-
-#[test]
-fn a_page_of_zeros_is_found() {
-    let original = closed_store();
-    let scratch = tempfile::tempdir().unwrap();
-    let length = fs::metadata(original.path().join("database/db")).unwrap().len();
-    for page in (0..length / 4096).step_by(16) {
-        let directory = scratch.path().join(format!("{page}"));
-        copy(original.path(), &directory);
-        let mut file = fs::File::options()
-            .write(true)
-            .open(directory.join("database/db"))
-            .unwrap();
-        file.seek(SeekFrom::Start(page * 4096)).unwrap();
-        file.write_all(&[0; 4096]).unwrap();
-        assert_right(&directory, &format!("page {page}"));
-        fs::remove_dir_all(directory).unwrap();
-    }
 }
 
 /// Applies while the system refuses every write beyond the present end of the database (`EFBIG`), as a

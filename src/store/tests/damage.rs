@@ -109,6 +109,24 @@ fn a_later_layout_is_refused_and_untouched() {
     assert!(!directory.path().join("quarantine-1").exists());
 }
 
+#[test]
+fn a_later_export_is_refused_and_nothing_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "one");
+    drop(store);
+    let path = directory.path().join("export.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let later = text.replace(&format!("\"schema\": {}", migrate::SCHEMA), "\"schema\": 99");
+    fs::write(&path, &later).unwrap();
+    let log = fs::read(directory.path().join("database/db")).unwrap();
+    let error = Store::open(directory.path(), None).map(drop).unwrap_err();
+    assert_eq!(error.class, StoreErrorClass::Future, "{error}");
+    assert!(error.to_string().contains("install that version again"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    assert_eq!(fs::read(directory.path().join("database/db")).unwrap(), log);
+}
+
 /// What a store of version 0 had, record by record.
 const VERSION_0: &str = include_str!("../version-0.json");
 
