@@ -11,9 +11,15 @@ mod harness;
 #[cfg(test)]
 mod module;
 #[cfg(test)]
+mod power;
+#[cfg(test)]
 mod service;
 #[cfg(test)]
 mod wireguard;
+#[cfg(test)]
+#[expect(dead_code, reason = "the host uses the rest")]
+#[path = "../power/workload.rs"]
+mod workload;
 
 #[cfg(test)]
 use harness::appliance;
