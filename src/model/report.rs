@@ -302,14 +302,13 @@ fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &
     let age = read
         .last_handshake
         .map(|at| around.now.duration_since(at).unwrap_or_default());
-    if ahead.is_none() && age.is_some_and(|age| age <= REJECT_AFTER_TIME) {
-        return TunnelState::Up;
-    }
+    let fresh = ahead.is_none() && age.is_some_and(|age| age <= REJECT_AFTER_TIME);
+    // A session lives on without a way, but nothing gets through.
     if let Some(Endpoint {
         host: Host::Name(name), ..
     }) = &peer.endpoint
     {
-        if read.endpoint.is_none() && !around.addresses.contains_key(name) {
+        if !fresh && read.endpoint.is_none() && !around.addresses.contains_key(name) {
             let reason = around.errors.get(name).cloned();
             return TunnelState::EndpointUnresolved(reason.unwrap_or_else(|| format!("asking for {name}")));
         }
@@ -323,6 +322,9 @@ fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &
         if asked && !around.observed.underlay.contains_key(&(tunnel.fwmark, to.ip())) {
             return TunnelState::NoRouteToEndpoint(format!("no route to {}", to.ip()));
         }
+    }
+    if fresh {
+        return TunnelState::Up;
     }
     TunnelState::NoHandshake(match (ahead, age) {
         (Some(ahead), _) => format!(

@@ -12,7 +12,7 @@ use super::{
 
 /// A document handed in for a plan or an apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Submission {
     /// The document's text, TOML, or JSON if its first character is `{`.
     pub document: String,

@@ -16,6 +16,7 @@
 use std::{
     cell::Cell,
     fs::{self, File},
+    io,
     num::NonZeroU64,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -181,6 +182,7 @@ impl Database {
             .mode(0o700)
             .create(path)
             .map_err(io)?;
+        drop_unfinished_snapshots(path).map_err(io)?;
         let database = Self {
             log: open_log(path)?,
             file: File::open(path.join("db")).map_err(io)?,
@@ -353,6 +355,18 @@ pub(super) fn lend_parameters(whole: &Path, damaged: &Path) -> std::io::Result<(
         fs::rename(&parameters, damaged.join("conf.damaged"))?;
     }
     fs::copy(whole.join("conf"), parameters).map(drop)
+}
+
+/// Deletes snapshots that sled was still writing when the process, the power or the disk's room ended. sled would take
+/// the newest for a whole one, and the database for damaged; the log has everything that is in them.
+fn drop_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|end| end == "generating") {
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(())
 }
 
 fn open_log(path: &Path) -> Result<sled::Db, StoreError> {

@@ -189,10 +189,11 @@ impl Store {
         let mut contents = state.contents.clone();
         let mut batch = Batch::default();
         let again = state.database.is_err();
+        let mut restored = String::new();
         if again {
             let database = match &state.unsynced {
                 Some(unsynced) => renew(&self.directory, unsynced, &contents)?,
-                None => open_database(&self.directory, self.checker.as_ref(), Some(&contents), "")?.0,
+                None => self.open_again(&contents, &mut restored)?,
             };
             state.unsynced = None;
             // A change that was not acknowledged may be there all the same: what callers were told counts.
@@ -214,11 +215,23 @@ impl Store {
         if exported == Exported::Yes || again {
             // The change itself is safe: what fails here is shown, and done again with the next change.
             state.trouble = match export::write(&self.directory, &state.contents) {
-                Ok(()) => String::new(),
+                Ok(()) => restored,
                 Err(error) => error.to_string(),
             };
         }
         Ok(result)
+    }
+}
+
+impl Store {
+    /// Opens a database that was closed after a failure; `restored` says so if it was no good any more.
+    fn open_again(&self, contents: &Contents, restored: &mut String) -> Result<Database, StoreError> {
+        let (database, _, opened) = open_database(&self.directory, self.checker.as_ref(), Some(contents), "")?;
+        if matches!(opened, Opened::Restored { .. } | Opened::Lost { .. }) {
+            *restored = opened.to_string();
+            tracing::error!("{opened}");
+        }
+        Ok(database)
     }
 }
 

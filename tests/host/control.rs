@@ -232,6 +232,10 @@ async fn nonsense_gets_an_answer_or_nothing_and_the_server_stays() {
         (post("/v1/apply", "{"), " 400 "),
         (post("/v1/apply", "[]"), " 400 "),
         (post("/v1/apply", "{\"document\": 7}"), " 400 "),
+        (
+            post("/v1/apply", "{\"document\": \"version = 1\", \"confrim\": 300}"),
+            " 400 ",
+        ),
         (post("/v1/apply", &"[".repeat(100_000)), " 400 "),
         (post("/v1/engines/replace", "{\"tunnel\":\"a/b\"}"), " 400 "),
         (post("/v1/status", ""), " 405 "),

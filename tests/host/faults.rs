@@ -33,6 +33,8 @@ const ERRORS: [(&str, StoreErrorClass); 3] = [
     ("EIO", StoreErrorClass::Io),
     ("EROFS", StoreErrorClass::ReadOnly),
 ];
+/// After these sled was seen to wait for ever (docs/store.md): only `tests/soak disks` tries them.
+const MAY_HANG: [&str; 2] = ["sync_file_range", "pwrite64"];
 /// How often a change is tried before it is given up.
 const TRIES: usize = 3;
 
@@ -122,7 +124,7 @@ pub(crate) fn suffer(directory: &Path) {
     });
     if store.trial().is_some() {
         change("revert", &mut || {
-            let reverted = store.revert(1, "nobody confirmed it", &Ledger::default());
+            let reverted = store.revert(1, "nobody confirmed it", &Ledger::default(), Some(before));
             reverted.map(|()| before)
         });
     }
@@ -140,8 +142,19 @@ impl Run {
     /// Has the child work in `directory` with a fault, or only counts its calls.
     fn of(directory: &Path, fault: Option<Fault>) -> Self {
         let job = child("suffer", directory);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "--seccomp-bpf", "-qq", "-y", "-e", "signal=none"]);
+        // A child that waits for ever is a finding, not the end of all tests.
+        let mut strace = Command::new("timeout");
+        strace.args([
+            "--kill-after=5",
+            "60",
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-y",
+            "-e",
+            "signal=none",
+        ]);
         let database = directory.join("database");
         let files = ["export.json", "export.json.new", "clock", "clock.new", "lock"].map(|file| directory.join(file));
         let databases = ["db", "conf", "blobs"].map(|file| database.join(file));
@@ -157,7 +170,7 @@ impl Run {
             .arg(job.get_program())
             .args(job.get_args())
             .output()
-            .expect("strace(1)");
+            .expect("timeout(1)");
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         Self {
             said: said.into_owned(),
@@ -266,8 +279,11 @@ fn no_call_that_fails_loses_what_was_acknowledged() {
     let scratch = tempfile::tempdir().unwrap();
     let without = Run::of(&scratch.path().join("without"), None);
     assert!(without.well && !without.said.contains("refused"), "{}", without.said);
-    let faults = faults(&without.calls());
+    let mut faults = faults(&without.calls());
     let count = std::env::var("FAULTS").map_or(9, |count| count.parse().unwrap());
+    if std::env::var_os("FAULTS").is_none() {
+        faults.retain(|fault| !MAY_HANG.contains(&fault.call));
+    }
     let (mut refused, mut found) = (0, BTreeMap::new());
     let spread = faults.iter().copied().step_by((faults.len() / count).max(1));
     let chosen: Vec<Fault> = known().into_iter().chain(spread).collect();

@@ -196,7 +196,7 @@ async fn a_start_that_lasts_is_no_failure() {
     let bench = place.start_after(starts);
     let settled = async {
         while place.runtime.path().read_dir().unwrap().next().is_some() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, settled).await.unwrap();

@@ -37,6 +37,22 @@ fn a_lost_database_comes_back_from_the_export() {
 }
 
 #[test]
+fn a_snapshot_that_was_never_finished_costs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    apply(&store, "first");
+    apply(&store, "second");
+    drop(store);
+    let unfinished = directory.path().join(DATABASE).join("snap.000000000000FFFF.generating");
+    fs::write(&unfinished, "").unwrap();
+    let (store, opened) = open(directory.path());
+    assert_eq!(opened, Opened::Existing);
+    assert_eq!(store.revision(1).unwrap().document, "first");
+    assert_eq!(store.history(9).unwrap().len(), 2);
+    assert!(!unfinished.exists());
+}
+
+#[test]
 fn a_database_behind_its_export_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = open(directory.path());

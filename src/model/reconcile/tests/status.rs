@@ -111,3 +111,13 @@ fn what_waits_and_what_failed_says_why() {
     bench.event(Event::Refresh);
     assert!(reason(&state(&bench), "failed").contains("a fault was asked for"));
 }
+
+#[test]
+fn a_way_that_is_lost_is_told_at_once() {
+    let mut bench = with(world(), &tunnel("wg0", 51820, "10.10.10.1/30", "192.0.2.1:51820"));
+    fresh_handshake(&mut bench);
+    assert_eq!(state(&bench), TunnelState::Up);
+    bench.world.uplink = None;
+    bench.event(Event::Refresh);
+    assert_eq!(reason(&state(&bench), "no-route-to-endpoint"), "no route to 192.0.2.1");
+}
