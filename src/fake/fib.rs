@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::model::{
-    desired::{Action, NextHop, RouteKey, Rule},
+    desired::{NextHop, RouteKey, Rule},
     document::{Family, RouteKind},
     fib::{Entry, Fib, Target},
     types::{Prefix, TableId},
@@ -19,7 +19,7 @@ impl World {
     pub(super) fn fib(&self, destinations: &BTreeSet<IpAddr>) -> Fib {
         let initial = [Family::Ipv4, Family::Ipv6]
             .into_iter()
-            .flat_map(|family| INITIAL.map(|(priority, table)| lookup(family, priority, table)));
+            .flat_map(|family| INITIAL.map(|(priority, table)| Rule::lookup(family, priority, table)));
         let told = self.state.rules.iter();
         let told = told.flat_map(|(rule, count)| std::iter::repeat_n(rule.clone(), count.ours + count.foreign));
         let mut rules: Vec<Rule> = initial.chain(told).collect();
@@ -76,20 +76,5 @@ impl World {
                 ours: false,
             })
         })
-    }
-}
-
-fn lookup(family: Family, priority: u32, table: TableId) -> Rule {
-    Rule {
-        family,
-        priority,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
-        action: Action::Lookup(table),
-        suppress_prefixlength: None,
     }
 }

@@ -94,6 +94,12 @@ impl Snapshot {
             "How long the last flush of the store took",
             status.store.flush_seconds,
         )?;
+        self.counts(out)
+    }
+
+    /// Routes, repairs, and what was dropped.
+    fn counts(&self, out: &mut Output<'_, '_>) -> std::fmt::Result {
+        let status = &self.status;
         let routes = status.routes.iter().map(|count| {
             let family = if count.family == Family::Ipv4 { "ipv4" } else { "ipv6" };
             let labels = [

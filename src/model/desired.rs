@@ -171,6 +171,24 @@ pub struct Rule {
     pub suppress_prefixlength: Option<u8>,
 }
 
+impl Rule {
+    /// The rule by which every packet of a family is looked up in `table`.
+    pub fn lookup(family: Family, priority: u32, table: TableId) -> Self {
+        Self {
+            family,
+            priority,
+            not: false,
+            from: None,
+            to: None,
+            iif: None,
+            oif: None,
+            fwmark: None,
+            action: Action::Lookup(table),
+            suppress_prefixlength: None,
+        }
+    }
+}
+
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]

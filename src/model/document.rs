@@ -204,7 +204,7 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Route {
-    /// Destination: a network, or default with the gateway's family (0.0.0.0/0 or ::/0).
+    /// Destination: a network; 0.0.0.0/0 and ::/0 are the default routes.
     pub to: Prefix,
     /// Next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]

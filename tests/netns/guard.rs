@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::appliance::{Appliance, Side, cabled, keys};
+use crate::{
+    appliance::{Appliance, Side, cabled, keys},
+    trial::scrapes,
+};
 
 const GOOD: &str = "version = 1\nappliance.reconcile-interval = 0\nappliance.metrics = \"192.0.2.1:9586\"\n\
                     route = [{ to = \"30.0.0.0/24\", via = \"192.0.2.2\" }]\n";
@@ -145,24 +148,11 @@ fn an_operator_behind_a_tunnel_is_guarded_too() {
     assert_eq!(left.status()["revision"]["number"], 1);
 }
 
-/// Reads the metrics from the other end of the cable.
-fn scrape(right: &Appliance) -> bool {
-    right.namespace.enter(|| {
-        let Ok(mut stream) = TcpStream::connect("192.0.2.1:9586") else {
-            return false;
-        };
-        let mut answer = String::new();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.starts_with("HTTP/1.1 200")
-    })
-}
-
 #[test]
 fn who_reads_the_metrics_and_management_networks_are_guarded() {
     let (left, right) = cabled();
     left.apply(GOOD);
-    left.namespace.until("the metrics are read", || scrape(&right));
+    left.namespace.until("the metrics are read", || scrapes(&right));
     let said = failure(&left.try_tunneld(&["apply", "-"], &dropping("192.0.2.2/32")));
     assert!(
         said.contains("the metrics' reader 192.0.2.2: goes dev eth0 now"),

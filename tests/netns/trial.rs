@@ -203,7 +203,7 @@ fn serve(right: &Appliance) {
 }
 
 /// Whether somebody in `appliance` gets metrics from 192.0.2.1.
-fn scrapes(appliance: &Appliance) -> bool {
+pub(crate) fn scrapes(appliance: &Appliance) -> bool {
     appliance.namespace.enter(|| {
         let Ok(mut stream) = TcpStream::connect("192.0.2.1:9586") else {
             return false;

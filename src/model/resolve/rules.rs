@@ -244,16 +244,8 @@ impl Resolver<'_> {
 
 fn rule(family: Family, priority: u32, fwmark: Option<(Fwmark, Fwmark)>, table: TableId) -> Rule {
     Rule {
-        family,
-        priority,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
         fwmark,
-        action: Action::Lookup(table),
-        suppress_prefixlength: None,
+        ..Rule::lookup(family, priority, table)
     }
 }
 

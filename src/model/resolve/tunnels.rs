@@ -32,6 +32,10 @@ impl<'a> Resolver<'a> {
                     );
                 }
             }
+            if tunnel.name.as_str() == "lo" {
+                let reason = "the loopback interface has this name";
+                self.refuse(path.clone().key("name"), reason, "write another one, such as wg0");
+            }
             self.check_mtu(tunnel, &path);
             self.check_uplink(tunnel, &path);
             let resolved = WireGuard {

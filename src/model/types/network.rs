@@ -75,10 +75,11 @@ impl FromStr for Prefix {
             return Ok(Self::host(address));
         }
         let net: IpNet = text.parse().map_err(|_| {
-            Invalid::new(
-                "this is not a network",
-                "write address/length, such as 20.20.20.0/24 or fd00::/64",
-            )
+            let fix = match text {
+                "default" => "write 0.0.0.0/0 or ::/0",
+                _ => "write address/length, such as 20.20.20.0/24 or fd00::/64",
+            };
+            Invalid::new("this is not a network", fix)
         })?;
         if net.trunc() == net {
             Ok(Self(net))

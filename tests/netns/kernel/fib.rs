@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use tunneld::model::{
-    desired::{Action, Address, NextHop, Route, RouteKey, Rule},
+    desired::{Address, NextHop, Route, RouteKey, Rule},
     document::{Family, RouteKind},
     fib::{Fib, Packet, Way},
     observed::Scope,
@@ -175,16 +175,8 @@ fn add((key, route): (RouteKey, Route)) -> Operation {
 /// Operations of every kind that a lookup depends on.
 fn operations() -> Vec<Operation> {
     let rule = |priority, to: &str, table| Rule {
-        family: Family::Ipv4,
-        priority,
-        not: false,
-        from: None,
         to: to.parse().ok(),
-        iif: None,
-        oif: None,
-        fwmark: None,
-        action: Action::Lookup(TableId::new(table)),
-        suppress_prefixlength: None,
+        ..Rule::lookup(Family::Ipv4, priority, TableId::new(table))
     };
     let address = |text: &str, device: &str| Address {
         device: device.parse().unwrap(),

@@ -11,18 +11,7 @@ use tunneld::model::{
 use super::{apply, apply_all, observe, world};
 
 fn rule(family: Family, priority: u32) -> Rule {
-    Rule {
-        family,
-        priority,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
-        action: Action::Lookup(TableId::new(51820)),
-        suppress_prefixlength: None,
-    }
+    Rule::lookup(family, priority, TableId::new(51820))
 }
 
 fn rules() -> Vec<Rule> {
