@@ -72,6 +72,7 @@ fn killed_in_the_middle_of_an_apply_it_ends_at_the_old_state_or_the_new() {
         monitor.kill().unwrap();
         monitor.wait().unwrap();
 
+        left.forget_failures();
         left.start(executable());
         let now = documents.iter().position(|text| *text == live(&left)).unwrap();
         ended[usize::from(now != old)] += 1;
