@@ -164,7 +164,7 @@ struct Side {
 struct Tunnel {
     identity: Option<PublicKey>,
     mark: Fwmark,
-    peers: Vec<(PublicKey, BTreeSet<Prefix>, Option<IpAddr>)>,
+    peers: Vec<Peer>,
 }
 
 impl Side {
@@ -270,6 +270,7 @@ impl Side {
     }
 }
 
+/// A peer: its key, what is sent to it, and where it is.
 type Peer = (PublicKey, BTreeSet<Prefix>, Option<IpAddr>);
 
 /// What `guarded` would lose, if it has a way now.

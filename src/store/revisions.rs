@@ -15,7 +15,7 @@ use super::{
     database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
     floor,
-    records::{DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
+    records::{self, DOCUMENTS, HISTORY, KEYS, LEDGER, REVISIONS, document, encode, numbered, required},
     retention::{KEEP_HISTORY, kept_revisions, prune},
     trials::begin_trial,
 };
@@ -284,12 +284,7 @@ pub(super) fn stored(database: &Database, number: u64) -> Result<StoredDocument,
         let reason = "it is not kept; 'tunneld history' lists what is";
         return Err(StoreError::new(StoreErrorClass::NotFound, attempt, reason));
     }
-    let kept: KeptRevision = required(database, &key)?;
-    let document = document(database, number)?;
-    Ok(StoredDocument {
-        revision: kept.revision,
-        document,
-    })
+    records::stored(database, number)
 }
 
 /// An apply ended without success: when and why.

@@ -126,6 +126,7 @@ fn an_operator_behind_a_tunnel_is_guarded_too() {
     let keys = keys(&left, &right);
     let document = Side::left(&keys[1]).networks(&["20.20.20.0/24"]).document();
     left.apply(&document);
+    left.key("/run/other.key");
     let session = "20.20.20.9 50022 10.10.10.1 22";
     let gone = format!("endpoint = \"{}\"", "192.0.2.2:51820");
     assert!(document.contains(&gone), "{document}");
@@ -141,6 +142,10 @@ fn an_operator_behind_a_tunnel_is_guarded_too() {
             "no way to 192.0.2.2, the endpoint of",
         ),
         (document.replace(&keys[1], &keys[0]), "another peer"),
+        (
+            document.replace("/run/wg0.key", "/run/other.key"),
+            "wg0 gets another key",
+        ),
     ] {
         let said = failure(&left.try_tunneld_in(session, &["apply", "-"], &changed));
         assert!(said.contains(reason), "{reason}: {said}");
