@@ -25,7 +25,7 @@ use super::{
     desired::Desired,
     document::{Document, VERSION},
     lint,
-    problem::{Path, Problem},
+    problem::{Absence, Path, Problem},
     resolve,
     status::Finding,
 };
@@ -98,6 +98,8 @@ struct Found {
     reason: String,
     fix: String,
     sort: Sort,
+    /// It is plain what is meant, and the rest of the document was judged with that.
+    meant: bool,
 }
 
 /// What an error can make of others.
@@ -120,6 +122,7 @@ impl Found {
             reason: reason.into(),
             fix: fix.into(),
             sort: Sort::Value,
+            meant: false,
         }
     }
 }
@@ -176,7 +179,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(text: &'a str) -> Self {
         let (mut tree, mut found) = syntax::parse(text);
-        let broken = !found.is_empty();
+        let broken = found.iter().any(|found| found.sort == Sort::Syntax);
         if let Some(root) = &mut tree {
             let mut ill_formed = Vec::new();
             let remains = walk::check(text, root, &shape::DOCUMENT, &mut ill_formed);
@@ -203,11 +206,28 @@ impl<'a> Reading<'a> {
     }
 
     /// Adds what is wrong with the meaning of the well-formed part.
-    fn add(&mut self, mut problems: Vec<Problem>) {
-        // What seems to be missing may be what could not be read.
-        problems.retain(|problem| self.found.is_empty() || !problem.absence);
-        let mut placed = self.place(problems);
+    fn add(&mut self, problems: Vec<Problem>) {
+        let (absences, present) = problems.into_iter().partition(|problem| problem.absence.is_some());
+        let mut placed = self.place(present);
+        placed.extend(self.missing(absences));
         self.found.append(&mut placed);
+    }
+
+    /// Of what seems to be missing, all that cannot be in what could not be read.
+    fn missing(&self, absences: Vec<Problem>) -> Vec<Found> {
+        let unread: Vec<_> = self.found.iter().filter(|found| !found.meant).collect();
+        // Comparing each with each would cost more than all the rest, for a text that nobody meant.
+        if unread.len() > MAX_ERRORS {
+            return Vec::new();
+        }
+        let kinds: Vec<_> = absences.iter().map(|problem| problem.absence).collect();
+        let placed = self.place(absences).into_iter().zip(kinds);
+        let genuine = |(found, absence): (Found, Option<Absence>)| {
+            let absence = absence?;
+            let read = |unread: &&Found| absence.may_be(&found.path, &unread.path, unread.sort == Sort::Key);
+            (!unread.iter().any(read)).then_some(found)
+        };
+        placed.filter_map(genuine).collect()
     }
 
     fn place(&self, problems: Vec<Problem>) -> Vec<Found> {

@@ -81,9 +81,35 @@ pub struct Problem {
     pub reason: String,
     /// What to write instead.
     pub fix: String,
-    /// The problem is that something else is not there. Not worth a word while parts of the document
-    /// cannot be read: it may be among them.
-    pub absence: bool,
+    /// The problem is that something else is not there. Not worth a word while that may be in a part of the
+    /// document which could not be read.
+    pub absence: Option<Absence>,
+}
+
+/// What would be no problem if one of some keys were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// In the same element of one of the document's lists.
+    Here(&'static [&'static str]),
+    /// Anywhere in the document.
+    Anywhere(&'static [&'static str]),
+}
+
+impl Absence {
+    /// Whether what is missing at `place` may be what is wrong at `unread`: one of the keys, something around or
+    /// within it, or, if its key is `unknown`, one of them misspelt.
+    pub fn may_be(&self, place: &Path, unread: &Path, unknown: bool) -> bool {
+        let around = |segments: &[Segment]| unknown || matches!(segments.last(), None | Some(Segment::Index(_)));
+        let (keys, inside) = match self {
+            Self::Anywhere(keys) => (keys, Some(unread.segments())),
+            Self::Here(keys) => {
+                let element = place.segments().get(..2).unwrap_or(place.segments());
+                (keys, unread.segments().strip_prefix(element))
+            }
+        };
+        let within = |segment: &Segment| matches!(segment, Segment::Key(name) if keys.contains(&name.as_ref()));
+        inside.is_some_and(|segments| around(segments) || segments.iter().any(within))
+    }
 }
 
 impl Problem {
@@ -93,14 +119,14 @@ impl Problem {
             path,
             reason: reason.into(),
             fix: fix.into(),
-            absence: false,
+            absence: None,
         }
     }
 
     /// Something that is wrong because something else is missing.
-    pub fn absence(path: Path, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub fn absence(path: Path, absence: Absence, reason: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
-            absence: true,
+            absence: Some(absence),
             ..Self::new(path, reason, fix)
         }
     }

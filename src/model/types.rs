@@ -32,6 +32,8 @@ pub struct Invalid {
     pub reason: String,
     /// The next step, as an imperative.
     pub fix: String,
+    /// The value that is meant beyond doubt, if there is one: with it all else can still be judged.
+    pub meant: Option<String>,
 }
 
 impl Invalid {
@@ -40,6 +42,15 @@ impl Invalid {
         Self {
             reason: reason.into(),
             fix: fix.into(),
+            meant: None,
+        }
+    }
+
+    /// A refusal of what can only mean `value`, which is also the fix.
+    pub fn meaning(value: impl fmt::Display, reason: impl Into<String>) -> Self {
+        Self {
+            meant: Some(value.to_string()),
+            ..Self::new(reason, format!("write {value}"))
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    MAX_DEPTH, MAX_VALUES,
+    MAX_DEPTH, MAX_VALUES, Sort,
     tree::{Entry, Item, Node, Value},
 };
 
@@ -17,6 +17,7 @@ pub(super) struct SyntaxError {
     pub(super) span: Range<usize>,
     pub(super) reason: String,
     pub(super) fix: String,
+    pub(super) sort: Sort,
 }
 
 impl SyntaxError {
@@ -25,6 +26,15 @@ impl SyntaxError {
             span,
             reason: reason.into(),
             fix: fix.into(),
+            sort: Sort::Syntax,
+        }
+    }
+
+    /// A key that stands twice in a table. The text is plain all the same: the first one counts.
+    pub(super) fn twice(span: Range<usize>) -> Self {
+        Self {
+            sort: Sort::Value,
+            ..Self::new(span, "this key stands here twice", "remove one of the two")
         }
     }
 }
@@ -149,12 +159,11 @@ impl Reader<'_> {
             let node = self.value(depth + 1)?;
             match entries.entry(name) {
                 btree_map::Entry::Vacant(vacant) => {
-                    vacant.insert(Entry { key, node });
+                    vacant.insert(Entry::new(key, node));
                 }
-                btree_map::Entry::Occupied(_) => {
-                    let fix = "remove one of the two";
-                    self.errors
-                        .push(SyntaxError::new(key, "this key stands here twice", fix));
+                btree_map::Entry::Occupied(mut first) => {
+                    first.get_mut().again.push(node);
+                    self.errors.push(SyntaxError::twice(key));
                 }
             }
             self.white_space();

@@ -11,8 +11,13 @@ pub(super) fn place(text: &str, mut found: Vec<Found>) -> Vec<DocumentError> {
     let mut cursor = Cursor::default();
     let mut errors = Vec::new();
     let mut left_out = 0_usize;
+    let mut said = HashSet::new();
     for error in found {
         cursor.advance(text, error.offset);
+        // A line full of open brackets is one error.
+        if error.sort == Sort::Syntax && !said.insert((cursor.line, error.reason.clone())) {
+            continue;
+        }
         if error.sort != Sort::Syntax && broken.contains(&cursor.line) {
             continue;
         }

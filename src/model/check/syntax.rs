@@ -7,7 +7,7 @@ use toml_parser::{Source, lexer::TokenKind};
 
 use super::{
     super::{document::MAX_BYTES, problem::Path},
-    Found, MAX_DEPTH, MAX_VALUES, Sort,
+    Found, MAX_DEPTH, MAX_VALUES,
     json::{self, SyntaxError},
     shown::shown,
     tree::Node,
@@ -30,11 +30,11 @@ pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Found>) {
         toml(text)
     };
     let found = errors.into_iter().map(|error| Found {
+        sort: error.sort,
         value: text
             .get(error.span.clone())
             .map(|source| shown(source, false))
             .filter(|source| !source.is_empty()),
-        sort: Sort::Syntax,
         ..Found::new(error.span.start, Path::default(), error.reason, error.fix)
     });
     (tree, found.collect())
@@ -46,8 +46,12 @@ fn toml(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
     }
     let (table, errors) = DeTable::parse_recoverable(text);
     let errors = errors.iter().map(|error| {
+        let place = whole_characters(text, error.span().unwrap_or_default());
+        if error.message() == "duplicate key" {
+            return SyntaxError::twice(place);
+        }
         let (reason, fix) = words(error.message());
-        SyntaxError::new(whole_characters(text, error.span().unwrap_or_default()), reason, fix)
+        SyntaxError::new(place, reason, fix)
     });
     (Some(Node::from_toml(table.into_inner(), 0..0)), errors.collect())
 }
@@ -90,7 +94,6 @@ fn words(message: &str) -> (String, String) {
         Some(("invalid float" | "invalid integer", _)) => ("this is not a number".to_owned(), QUOTES.to_owned()),
         Some((reason, "nothing")) => (reason.to_owned(), "remove it".to_owned()),
         Some((reason, expected)) => (reason.to_owned(), format!("write {expected} here")),
-        None if message == "duplicate key" => (message.to_owned(), "remove one of the two".to_owned()),
         None => (message.to_owned(), "write TOML (toml.io) here".to_owned()),
     }
 }

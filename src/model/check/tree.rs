@@ -48,6 +48,15 @@ pub(super) struct Entry {
     /// Where the key is.
     pub(super) key: Range<usize>,
     pub(super) node: Node,
+    /// What else stands under the same key: looked at, and nothing more.
+    pub(super) again: Vec<Node>,
+}
+
+impl Entry {
+    pub(super) fn new(key: Range<usize>, node: Node) -> Self {
+        let again = Vec::new();
+        Self { key, node, again }
+    }
 }
 
 /// What a path leads to.
@@ -64,10 +73,8 @@ impl Node {
     /// The tree of a parsed TOML document.
     pub(super) fn from_toml(table: DeTable<'_>, span: Range<usize>) -> Self {
         let entries = table.into_iter().map(|(key, value)| {
-            let entry = Entry {
-                key: key.span(),
-                node: Self::from_toml_value(value.span(), value.into_inner()),
-            };
+            let node = Self::from_toml_value(value.span(), value.into_inner());
+            let entry = Entry::new(key.span(), node);
             (key.into_inner().into_owned(), entry)
         });
         Self {

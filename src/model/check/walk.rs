@@ -29,6 +29,17 @@ pub(super) fn check(text: &str, root: &mut Node, shape: &Shape, found: &mut Vec<
 /// Errors up to which a stand-in says line and column.
 const SPOKEN: usize = 100;
 
+/// What became of a text.
+#[derive(PartialEq)]
+enum Text {
+    /// It can stay.
+    Good,
+    /// It cannot, but this is meant.
+    Meant(String),
+    /// It has to go.
+    Bad,
+}
+
 struct Walk<'a> {
     text: &'a str,
     path: Path,
@@ -48,9 +59,16 @@ impl Walk<'_> {
             (Value::Boolean(_), Kind::Boolean) | (_, Kind::Unknown) => true,
             (Value::Integer(number), Kind::Number { least, most }) => self.number(*number, *least, *most, &place),
             (Value::Text(word), Kind::Words(words)) => self.word(word, words, &place),
-            (Value::Text(content), Kind::Text { .. }) => self.text(content, &shape.kind, &place),
+            (Value::Text(content), Kind::Text { .. }) => match self.text(content, &shape.kind, &place) {
+                Text::Good => true,
+                Text::Meant(value) => {
+                    *content = value;
+                    true
+                }
+                Text::Bad => false,
+            },
             (Value::Integer(number), Kind::Text { number: true, .. }) => {
-                self.text(&number.to_string(), &shape.kind, &place)
+                self.text(&number.to_string(), &shape.kind, &place) == Text::Good
             }
             (_, kind) => {
                 let (expected, fix) = expectation(kind);
@@ -67,13 +85,16 @@ impl Walk<'_> {
 
     fn table(&mut self, entries: &mut BTreeMap<String, Entry>, table: &Table, place: &Range<usize>) -> bool {
         let mut whole = true;
+        let mut misspelt = self.unknown_keys(entries, table);
         entries.retain(|name, entry| {
             let Some(shape) = table.fields.get(name) else {
-                self.unknown_key(name, entry, table);
                 return false;
             };
             self.path.push(Segment::Key(Cow::Owned(name.clone())));
             let mut good = self.node(&mut entry.node, shape);
+            for mut again in std::mem::take(&mut entry.again) {
+                self.node(&mut again, shape);
+            }
             self.path.pop();
             if !good && table.required.contains(name) {
                 // Counting lines again and again would be dear in a text that is one long error.
@@ -87,6 +108,7 @@ impl Walk<'_> {
             }
             good
         });
+        entries.append(&mut misspelt);
         for name in &table.required {
             // A required key with a bad value was taken out above, and is not missing.
             if whole && !entries.contains_key(name) {
@@ -106,7 +128,41 @@ impl Walk<'_> {
         whole
     }
 
-    fn unknown_key(&mut self, name: &str, entry: &Entry, table: &Table) {
+    /// Takes out what stands under keys that are unknown, and gives back what is good under the keys that are meant.
+    fn unknown_keys(&mut self, entries: &mut BTreeMap<String, Entry>, table: &Table) -> BTreeMap<String, Entry> {
+        let unknown: Vec<_> = entries
+            .keys()
+            .filter(|name| !table.fields.contains_key(*name))
+            .cloned()
+            .collect();
+        let mut misspelt = BTreeMap::new();
+        for name in unknown {
+            let Some(mut entry) = entries.remove(&name) else {
+                continue;
+            };
+            let place = self.found.len();
+            let Some(near) = self.unknown_key(&name, &entry, table) else {
+                continue;
+            };
+            let Some(shape) = table.fields.get(&near).filter(|_| !entries.contains_key(&near)) else {
+                continue;
+            };
+            self.path.push(Segment::Key(Cow::Owned(near.clone())));
+            let good = self.node(&mut entry.node, shape);
+            self.path.pop();
+            if good {
+                self.found.get_mut(place).map(|found| found.meant = true);
+                misspelt.insert(near, entry);
+            } else {
+                // Perhaps something else is meant.
+                self.found.truncate(place + 1);
+            }
+        }
+        misspelt
+    }
+
+    /// Reports a key that is unknown; the result is the one that may be meant.
+    fn unknown_key(&mut self, name: &str, entry: &Entry, table: &Table) -> Option<String> {
         let known = table.fields.keys().map(String::as_str);
         // Nobody reads the thousandth error; looking for its nearest key would cost more than all the rest.
         let near = Some(name).filter(|_| self.found.len() < MAX_ERRORS);
@@ -129,6 +185,7 @@ impl Walk<'_> {
             ..Found::new(entry.key.start, self.path.clone(), reason, fix)
         });
         self.path.pop();
+        near.map(str::to_owned)
     }
 
     fn list(&mut self, items: &mut Vec<Item>, shape: &Shape, most: usize, place: &Range<usize>) -> bool {
@@ -167,30 +224,32 @@ impl Walk<'_> {
         self.report(place, true, reason, fix)
     }
 
-    fn text(&mut self, content: &str, kind: &Kind, place: &Range<usize>) -> bool {
+    fn text(&mut self, content: &str, kind: &Kind, place: &Range<usize>) -> Text {
         let Kind::Text {
             least, most, format, ..
         } = kind
         else {
-            return true;
+            return Text::Good;
         };
         let length = content.chars().count();
         if length < *least || length > *most {
             let reason = format!("this text has {length} characters");
-            return self.report(place, true, reason, format!("write {least} to {most}"));
+            self.report(place, true, reason, format!("write {least} to {most}"));
+            return Text::Bad;
         }
-        let Some(format) = format else { return true };
+        let Some(format) = format else { return Text::Good };
         match (format.check)(content) {
-            Ok(()) => true,
+            Ok(()) => Text::Good,
             Err(invalid) => {
                 let value = self
                     .source(place)
                     .map(|source| shown(source, format.name == PUBLIC_KEY));
                 self.found.push(Found {
                     value,
+                    meant: invalid.meant.is_some(),
                     ..Found::new(place.start, self.path.clone(), invalid.reason, invalid.fix)
                 });
-                false
+                invalid.meant.map_or(Text::Bad, Text::Meant)
             }
         }
     }
@@ -221,7 +280,6 @@ impl Walk<'_> {
     }
 }
 
-/// What belongs here, and how to write it.
 /// A name or key that nobody writes, for one that is wrong: unique by its place in the text, so that no two
 /// of them conflict. A name says line and column, for it may stand in another error.
 fn stand_in(shape: &Shape, before: Option<&str>, place: usize) -> Option<String> {
@@ -254,6 +312,7 @@ fn spoken_place(before: Option<&str>, place: usize) -> String {
     fitting.unwrap_or_else(|| format!("?{place}"))
 }
 
+/// What belongs here, and how to write it.
 fn expectation(kind: &Kind) -> (&'static str, String) {
     match kind {
         Kind::Table(_) => ("a table", "write a table of keys and values".into()),

@@ -7,7 +7,7 @@ use super::{
         desired::{Action, DefaultRouteGuard, NextHop, Route, RouteKey, Rule, Sysctl},
         document::{self, Family, RouteKind},
         preference::STATIC_METRIC,
-        problem::{Path, Problem},
+        problem::{Absence, Path, Problem},
         types::{Fwmark, Prefix, TableId},
     },
     DEFAULT_PRIORITY, GUARD_METRIC, Resolver, SPECIFIC_PRIORITY, UPLINK_PRIORITY,
@@ -155,8 +155,9 @@ impl Resolver<'_> {
             }
             (None, None) => {
                 let reason = "a rule needs something to do";
+                let lookup = Absence::Here(&["table", "action"]);
                 self.problems
-                    .push(Problem::absence(path.clone(), reason, "write table or action"));
+                    .push(Problem::absence(path.clone(), lookup, reason, "write table or action"));
                 None
             }
         }
@@ -168,6 +169,7 @@ impl Resolver<'_> {
                 let place = path.clone().key("fwmask");
                 self.problems.push(Problem::absence(
                     place,
+                    Absence::Here(&["fwmark"]),
                     "there is no fwmark to mask",
                     "write fwmark too",
                 ));
@@ -230,6 +232,7 @@ impl Resolver<'_> {
             let reason = "a rule for packets that do not match everything is for none";
             self.problems.push(Problem::absence(
                 path.clone().key("not"),
+                Absence::Here(&["from", "to", "iif", "oif", "fwmark"]),
                 reason,
                 "write what must not match",
             ));

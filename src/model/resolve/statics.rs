@@ -1,13 +1,13 @@
 //! Static routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     super::{
         desired::{NextHop, Route, RouteKey},
         document::{self, RouteKind},
         preference::{DYNAMIC_METRIC, MAX_METRIC, STATIC_DISTANCE, STATIC_METRIC, kernel_metric},
-        problem::{Path, Problem},
+        problem::{Absence, Path, Problem},
         types::TableId,
     },
     Origin, Resolver,
@@ -17,7 +17,6 @@ impl Resolver<'_> {
     pub(super) fn static_routes(&mut self) {
         for (index, route) in self.document.route.iter().enumerate() {
             let path = Path::new("route").index(index);
-            let before = self.problems.len();
             let key = self.route_key(route, &path);
             let nexthops = match route.kind {
                 RouteKind::Unicast => self.nexthops(route, &path),
@@ -40,15 +39,13 @@ impl Resolver<'_> {
                 continue;
             }
             self.origins.insert(key, Origin::Static(index));
-            if self.problems.len() == before {
-                let route = Route {
-                    kind: route.kind,
-                    nexthops,
-                    mtu: route.mtu,
-                    source: route.source,
-                };
-                self.desired.routes.insert(key, route);
-            }
+            let route = Route {
+                kind: route.kind,
+                nexthops,
+                mtu: route.mtu,
+                source: route.source,
+            };
+            self.desired.routes.insert(key, route);
         }
     }
 
@@ -142,7 +139,7 @@ impl Resolver<'_> {
         if hop.onlink && (hop.via.is_none() || hop.device.is_none()) {
             let fix = "write via and dev, or remove onlink";
             let reason = "onlink needs a gateway and an interface";
-            self.problems.push(Problem::absence(path.clone(), reason, fix));
+            self.problems.push(Problem::absence(path.clone(), HOP, reason, fix));
         }
         let Some(via) = hop.via else {
             if hop.device.is_none() {
@@ -151,12 +148,12 @@ impl Resolver<'_> {
                     [] => "write via, dev, nexthops, or a type such as blackhole",
                     _ => "write via or dev",
                 };
-                self.problems.push(Problem::absence(path.clone(), reason, fix));
+                self.problems.push(Problem::absence(path.clone(), HOP, reason, fix));
             }
             return;
         };
         let place = path.clone().key("via");
-        if via.is_unspecified() || via.is_multicast() || via.is_loopback() {
+        if is_no_gateway(via) {
             self.refuse(
                 place.clone(),
                 "no gateway has this address",
@@ -170,7 +167,7 @@ impl Resolver<'_> {
         if is_link_local(via) && hop.device.is_none() {
             let reason = "a link-local gateway means nothing without its interface";
             let fix = "write dev with the interface it is on";
-            self.problems.push(Problem::absence(place.clone(), reason, fix));
+            self.problems.push(Problem::absence(place.clone(), HOP, reason, fix));
         }
         if self.own.contains(&via) {
             self.refuse(
@@ -180,6 +177,16 @@ impl Resolver<'_> {
             );
         }
     }
+}
+
+/// What makes a next hop.
+const HOP: Absence = Absence::Here(&["via", "dev", "nexthops", "type"]);
+
+/// Addresses that no host has (`ip_route_output_key_hash` in `net/ipv4/route.c`, `fib_check_nh` in
+/// `net/ipv4/fib_semantics.c`).
+pub(super) fn is_no_gateway(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast
 }
 
 fn is_link_local(address: IpAddr) -> bool {

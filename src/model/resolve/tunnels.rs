@@ -10,10 +10,11 @@ use super::{
         desired::{Address, NextHop, Peer, Route, RouteKey, Sysctl, WireGuard},
         document::{self, MtuChoice, ReversePath, RouteKind, TableChoice},
         preference::STATIC_METRIC,
-        problem::{Path, Problem},
+        problem::{Absence, Path, Problem},
         types::{InterfaceName, Mtu, Prefix, PublicKey, TableId},
     },
     Origin, Resolver, reverse_path,
+    statics::is_no_gateway,
 };
 
 impl<'a> Resolver<'a> {
@@ -74,7 +75,9 @@ impl<'a> Resolver<'a> {
             if tunnel.uplink_gateway.is_some() {
                 let reason = "there is no uplink that this is the gateway of";
                 let place = path.clone().key("uplink-gateway");
-                self.problems.push(Problem::absence(place, reason, "write uplink too"));
+                let uplink = Absence::Here(&["uplink"]);
+                self.problems
+                    .push(Problem::absence(place, uplink, reason, "write uplink too"));
             }
             return;
         };
@@ -87,7 +90,7 @@ impl<'a> Resolver<'a> {
             );
         }
         let Some(gateway) = tunnel.uplink_gateway else { return };
-        if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() || self.own.contains(&gateway) {
+        if is_no_gateway(gateway) || self.own.contains(&gateway) {
             let place = path.clone().key("uplink-gateway");
             self.refuse(place, "no gateway has this address", "write the next hop's own address");
         }

@@ -6,11 +6,14 @@ use super::{
     super::{
         document::{self, RouteKind},
         prefixes::PrefixMap,
-        problem::{Path, Problem},
+        problem::{Absence, Path, Problem},
         types::{Endpoint, Fwmark, Host, InterfaceName, TableId},
     },
     Resolver,
 };
+
+/// What can lead packets past a tunnel.
+const WAYS: Absence = Absence::Anywhere(&["route", "rule", "uplink", "fwmark", "table", "addresses", "allowed-ips"]);
 
 impl Resolver<'_> {
     /// Refuses endpoints to which the best route of the main table, as far as the document makes it, leads
@@ -44,7 +47,7 @@ impl Resolver<'_> {
                     "write a [[route]] to {address} over the interface that leads there, or set uplink on {}",
                     tunnel.name
                 );
-                swallowed.push(Problem::absence(place, reason, fix));
+                swallowed.push(Problem::absence(place, WAYS, reason, fix));
             }
         }
         self.problems.append(&mut swallowed);

@@ -98,6 +98,11 @@ impl Endpoint {
                 "no packet can be sent to this endpoint",
                 "write the peer's own address",
             )),
+            // A socket of IPv6 reaches none of these, or an IPv4 address of which nothing else here knows.
+            Host::Address(a) if a != a.to_canonical() => Err(Invalid::meaning(
+                SocketAddr::new(a.to_canonical(), port),
+                "this is an IPv4 address written as an IPv6 one (RFC 4291, 2.5.5.2)",
+            )),
             host => Ok(Self { host, port }),
         }
     }

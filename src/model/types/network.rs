@@ -84,7 +84,7 @@ impl FromStr for Prefix {
         if net.trunc() == net {
             Ok(Self(net))
         } else {
-            Err(Invalid::new("host bits are set", format!("write {}", net.trunc())))
+            Err(Invalid::meaning(net.trunc(), "host bits are set"))
         }
     }
 }
