@@ -29,8 +29,8 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut observed = Observed::default();
     let read = runtime()?.block_on(async { Kernel::connect()?.observe(&Scope::default(), &mut observed).await });
-    read.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
-    let findings = checks(observed.capabilities, &Facts::gather(Path::new("/"), SystemTime::now()));
+    let capabilities = read.map(|()| observed.capabilities).map_err(|error| error.to_string());
+    let findings = checks(&capabilities, &Facts::gather(Path::new("/"), SystemTime::now()));
     if arguments.json {
         print_json(&findings)?;
     } else {

@@ -1,24 +1,134 @@
-//! One daemon per runtime directory: a locked file that names its holder.
+//! One daemon per runtime directory and per network namespace, because two would undo each other's work: a locked
+//! file that names its holder, and an abstract socket (`unix(7)`) whose name belongs to one process of a network
+//! namespace at a time. Both end with the process, however that ends.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::{OpenOptionsExt, PermissionsExt},
+            net::{self, SocketAddr},
+        },
+    },
     path::Path,
+    time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred, connect, socket_with, sockopt},
+    process::geteuid,
+};
+use tokio::{net::UnixListener, task::JoinHandle, time::sleep};
 
-use crate::model::service::{Failure, FailureKind};
+use crate::{
+    health::doctor::may_change_the_network,
+    model::service::{Failure, FailureKind},
+};
 
 /// Name of the file.
 const FILE: &str = "tunneld.pid";
 
-/// Takes the lock; it ends with the process, however that ends.
+/// Name of the abstract socket.
+const SOCKET: &str = "tunneld";
+
+/// Both locks, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _directory: File,
+    namespace: Option<JoinHandle<()>>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(namespace) = &self.namespace {
+            namespace.abort();
+        }
+    }
+}
+
+/// Takes the locks.
 ///
 /// # Errors
-/// One line with the pid of the daemon that has it, or what the system says.
-pub(super) fn acquire(directory: &Path) -> Result<File, Failure> {
+/// One line with the pid of the daemon that has one of them, or what the system says.
+pub(super) fn acquire(directory: &Path) -> Result<Lock, Failure> {
+    let directory = take_directory(directory)?;
+    let namespace = take_namespace()?;
+    Ok(Lock {
+        _directory: directory,
+        namespace: namespace.map(|listener| tokio::spawn(answer(listener))),
+    })
+}
+
+/// `None` if somebody has the name who can be no tunneld: that is said, and keeps nobody from its work.
+fn take_namespace() -> Result<Option<UnixListener>, Failure> {
+    let failed = |error: io::Error| {
+        let message = format!("lock the network namespace by the abstract socket @{SOCKET}: {error}");
+        Failure::new(FailureKind::Internal, message)
+    };
+    let address = SocketAddr::from_abstract_name(SOCKET).map_err(failed)?;
+    let error = match net::UnixListener::bind_addr(&address) {
+        Ok(listener) => {
+            let ready = listener.set_nonblocking(true);
+            return ready.and_then(|()| listener.try_into()).map(Some).map_err(failed);
+        }
+        Err(error) => error,
+    };
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return Err(failed(error));
+    }
+    match holder() {
+        Ok(other) if is_rival(&other) => {
+            let pid = other.pid.as_raw_nonzero();
+            let message = format!(
+                "another tunneld runs already in this network namespace, as process {pid}; \
+                 stop it first, or use another namespace"
+            );
+            Err(Failure::new(FailureKind::Internal, message))
+        }
+        // Whoever runs without privilege must not be able to keep the service from starting.
+        other => {
+            let who = other.map_or_else(|errno| errno.to_string(), |other| format!("uid {}", other.uid.as_raw()));
+            tracing::warn!("the abstract socket @{SOCKET} belongs to somebody else ({who})");
+            Ok(None)
+        }
+    }
+}
+
+/// Whether a process can be a tunneld that works here: it is root's or our own user's, or it may change the network
+/// and did not give itself that right in a user namespace of its own.
+fn is_rival(other: &UCred) -> bool {
+    let pid = other.pid.as_raw_nonzero();
+    let user_namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    let privileged = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        may_change_the_network(&status) && user_namespace(&pid.to_string()) == user_namespace("self")
+    };
+    other.uid.is_root() || other.uid == geteuid() || privileged()
+}
+
+/// Who listens there, by the kernel's word. Waits for nobody.
+fn holder() -> rustix::io::Result<UCred> {
+    let address = SocketAddrUnix::new_abstract_name(SOCKET.as_bytes())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    sockopt::socket_peercred(&socket)
+}
+
+/// Lets all who ask who we are go again, so that the next one finds room.
+async fn answer(listener: UnixListener) {
+    loop {
+        if listener.accept().await.is_err() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// The file that names the holder of a runtime directory.
+fn take_directory(directory: &Path) -> Result<File, Failure> {
     let path = directory.join(FILE);
     make(directory).map_err(|error| failed("make the runtime directory", directory, &error))?;
     let failed = |verb: &str, error: io::Error| failed(verb, &path, &error);
@@ -78,15 +188,15 @@ mod tests {
     #[test]
     fn the_second_one_learns_the_pid_of_the_first() {
         let directory = tempfile::tempdir().unwrap();
-        let first = acquire(directory.path()).unwrap();
-        let refusal = acquire(directory.path()).unwrap_err();
+        let first = take_directory(directory.path()).unwrap();
+        let refusal = take_directory(directory.path()).unwrap_err();
         assert!(
             refusal.message.contains(&format!("process {};", std::process::id())),
             "{refusal}"
         );
         drop(first);
-        acquire(directory.path()).unwrap();
-        let nowhere = acquire(Path::new("/proc/nowhere")).unwrap_err();
+        take_directory(directory.path()).unwrap();
+        let nowhere = take_directory(Path::new("/proc/nowhere")).unwrap_err();
         assert!(
             nowhere.message.starts_with("make the runtime directory /proc/nowhere"),
             "{nowhere}"

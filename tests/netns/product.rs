@@ -1,6 +1,6 @@
 //! The main job as an operator sees it: one document in, tunnels and routes out, kept and proved.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
@@ -243,6 +243,47 @@ fn a_second_daemon_refuses_and_names_the_first() {
 }
 
 #[test]
+fn a_second_daemon_with_other_directories_refuses_too() {
+    let left = Appliance::new();
+    let pid = left.status()["pid"].to_string();
+    // None that asks may use up the room for the next.
+    for _ in 0..5 {
+        let second = left.namespace.try_run(elsewhere());
+        let said = String::from_utf8_lossy(&second.stderr);
+        assert!(!second.status.success() && said.contains(&pid), "{said}");
+        assert!(said.contains("network namespace"), "{said}");
+    }
+    assert_eq!(left.status()["pid"].to_string(), pid, "the first one is well");
+}
+
+#[test]
+fn whoever_may_not_change_the_network_keeps_no_daemon_from_starting() {
+    let left = Appliance::idle();
+    left.namespace.run(["install", "-d", "-o", "65534", "/run/elsewhere"]);
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut squatter = left
+        .namespace
+        .command(nobody.into_iter().chain(elsewhere()))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    left.namespace.until("somebody has the name", || {
+        left.namespace.run(["cat", "/proc/net/unix"]).contains("@tunneld")
+    });
+    left.start(executable());
+    let log = left.log();
+    assert!(log.contains("belongs to somebody else (uid 65534)"), "{log}");
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+}
+
+/// A daemon with directories that nobody else has.
+fn elsewhere() -> [&'static str; 6] {
+    let (state, runtime) = ("/run/elsewhere/state", "/run/elsewhere/runtime");
+    [executable(), "run", "--state-dir", state, "--runtime-dir", runtime]
+}
+
+#[test]
 fn a_default_route_through_the_tunnel_keeps_the_underlay() {
     let (left, right) = cabled();
     let keys = keys(&left, &right);
@@ -464,18 +505,68 @@ fn a_corrupt_store_is_set_aside_and_the_export_serves() {
     assert!(left.tunneld(&["history"], "").contains("restored"));
 }
 
-#[test]
-fn the_demo_works_for_a_user_who_is_not_root() {
+/// A command of somebody who is not root, on a machine whose TUN device has this mode.
+fn for_nobody(mode: &str, command: &str) -> Output {
     let stage = crate::harness::Namespace::new();
-    // Debian gives everybody the TUN device; a machine that does not is not what this is about.
     let line = format!(
-        "cp {} /run/tunneld && chmod 755 /run/tunneld && mkdir /run/dev && mknod -m 666 /run/dev/tun c 10 200 && \
+        "cp {} /run/tunneld && chmod 755 /run/tunneld && mkdir /run/dev && mknod -m {mode} /run/dev/tun c 10 200 && \
          mount --bind /run/dev/tun /dev/net/tun && \
-         setpriv --reuid 65534 --regid 65534 --clear-groups /run/tunneld demo --seconds 1",
+         setpriv --reuid 65534 --regid 65534 --clear-groups /run/tunneld {command}",
         executable()
     );
-    let shown = stage.run(["sh", "-c", &line]);
-    assert!(shown.contains("10 of 10 answered"), "{shown}");
+    stage.try_run(["sh", "-c", &line])
+}
+
+#[test]
+fn the_demo_works_for_a_user_who_is_not_root() {
+    // Debian gives everybody the TUN device.
+    let output = for_nobody("666", "demo --seconds 1");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && shown.contains("10 of 10 answered"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn the_doctor_tells_whoever_is_not_root_what_it_can() {
+    let output = for_nobody("600", "doctor --json");
+    let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verdict = |subject: &str| {
+        let of = |check: &&Value| check["subject"] == subject;
+        checks
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(of)
+            .map(|check| check["verdict"].clone())
+    };
+    for (subject, expected) in [
+        ("permission", "fail"),
+        ("kernel", "fail"),
+        ("TUN device", "warn"),
+        ("clock floor", "warn"),
+    ] {
+        assert_eq!(verdict(subject), Some(expected.into()), "{subject}: {checks}");
+    }
+    assert!(verdict("clock").is_some() && verdict("WireGuard").is_none(), "{checks}");
+}
+
+#[test]
+fn a_demo_that_fails_says_what_is_waiting() {
+    let output = for_nobody("600", "demo --seconds 1 --backend userspace");
+    let (shown, said) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        !output.status.success() && shown.contains("tunneld status, on left"),
+        "{output:?}"
+    );
+    assert!(
+        said.contains("wg0 on left is waiting, ") && said.contains("/dev/net/tun"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -498,7 +589,15 @@ fn the_demo_works_and_leaves_nothing_behind() {
     );
     for signal in ["-INT", "-TERM", "-9"] {
         let mut demo = stage
-            .command([executable(), "demo", "--seconds", "1", "--keep"])
+            .command([
+                "env",
+                "--default-signal",
+                executable(),
+                "demo",
+                "--seconds",
+                "1",
+                "--keep",
+            ])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -51,10 +51,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let mut interrupted = signal(SignalKind::interrupt()).map_err(failed("listen for signals"))?;
         tokio::select! {
             result = play(arguments, outside.trim()) => result,
-            _ = interrupted.recv() => print("\nended; nothing is left behind\n"),
-            _ = terminated.recv() => print("\nended; nothing is left behind\n"),
+            _ = interrupted.recv() => ended(arguments, Signal::INT),
+            _ = terminated.recv() => ended(arguments, Signal::TERM),
         }
     })
+}
+
+/// The end that `--keep` waits for; to everything else it is an interruption, which a shell knows by its number.
+fn ended(arguments: &Arguments, signal: Signal) -> Result<(), Failure> {
+    print("\nended; nothing is left behind\n")?;
+    if arguments.keep {
+        return Ok(());
+    }
+    std::process::exit(128 + signal.as_raw());
 }
 
 /// A private view of the file system: `/proc` of the PID namespace, and a `/run` that vanishes.
@@ -267,10 +276,9 @@ async fn pings(steps: &mut Steps, left: u32) -> Result<(), Failure> {
     let pings = joined(send(10, Duration::from_secs(1)).await)?;
     let answered = pings.times.len();
     if answered == 0 {
-        return Err(Failure::new(
-            FailureKind::Internal,
-            format!("no answer from {TARGET} through the tunnel; see the status above"),
-        ));
+        let why = explain(steps.style).await?;
+        let message = format!("no answer from {TARGET} through the tunnel{why}");
+        return Err(Failure::new(FailureKind::Internal, message));
     }
     let mut times = pings.times;
     times.sort_unstable();
@@ -280,6 +288,22 @@ async fn pings(steps: &mut Steps, left: u32) -> Result<(), Failure> {
         pings.sent,
         median.as_micros()
     ))
+}
+
+/// Shows how both appliances are; the result is what the first tunnel that is not up waits for.
+async fn explain(style: Style) -> Result<String, Failure> {
+    let mut why = String::new();
+    for site in [LEFT, RIGHT] {
+        let current = Client::new(site.socket()).status().await?;
+        print(&format!("\ntunneld status, on {}:\n", site.name))?;
+        print(&status::render(&current, text::now(), style))?;
+        let lame = current.tunnels.iter().find(|tunnel| !tunnel.state.reason().is_empty());
+        if let Some(tunnel) = lame.filter(|_| why.is_empty()) {
+            let (name, state) = (&tunnel.name, &tunnel.state);
+            why = format!(": {} on {} is {}, {}", name, site.name, state.word(), state.reason());
+        }
+    }
+    Ok(why)
 }
 
 async fn bulk(steps: &mut Steps, left: u32, length: Duration) -> Result<(), Failure> {

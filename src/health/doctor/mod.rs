@@ -146,7 +146,12 @@ impl Facts {
     }
 }
 
-/// The set behind `CapEff:` in `/proc/self/status`.
+/// Whether the process with this `/proc/PID/status` has `CAP_NET_ADMIN`, in whatever user namespace.
+pub fn may_change_the_network(status: &str) -> bool {
+    effective_capabilities(status) >> CAP_NET_ADMIN & 1 == 1
+}
+
+/// The set behind `CapEff:` in `/proc/PID/status`.
 fn effective_capabilities(status: &str) -> u64 {
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
@@ -159,19 +164,20 @@ fn lets_ping(range: &str) -> bool {
     matches!((bounds.next(), bounds.next()), (Some(Ok(first)), Some(Ok(last))) if first <= last)
 }
 
-/// Judges a box: a line for each thing, in the order in which they matter.
-pub fn checks(capabilities: Capabilities, facts: &Facts) -> Vec<Check> {
-    let mut checks = vec![
-        permission(facts),
-        wireguard(capabilities, facts),
-        tun(facts),
-        settings(facts),
-        nftables(capabilities),
-        addresses(capabilities),
-        ipv6(capabilities),
-        clock(facts),
-        clock_setting(facts),
-    ];
+/// Judges a box: a line for each thing, in the order in which they matter. The kernel may have refused to say what it
+/// can do, for a reason.
+pub fn checks(capabilities: &Result<Capabilities, String>, facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![permission(facts)];
+    match capabilities {
+        Ok(capabilities) => checks.extend([
+            wireguard(*capabilities, facts),
+            nftables(*capabilities),
+            addresses(*capabilities),
+            ipv6(*capabilities),
+        ]),
+        Err(reason) => checks.push(silent(reason, facts)),
+    }
+    checks.extend([tun(facts), settings(facts), clock(facts), clock_setting(facts)]);
     checks.extend(facts.networkd.as_ref().map(networkd_check));
     if facts.network_manager {
         checks.push(network_manager());
@@ -191,6 +197,14 @@ fn permission(facts: &Facts) -> Check {
             "run as root, or through the service, which has it",
         )
     }
+}
+
+fn silent(reason: &str, facts: &Facts) -> Check {
+    Check::fail(
+        "kernel",
+        format!("kernel {} does not say what it can do: {reason}", facts.kernel),
+        "run as root: asking needs CAP_NET_ADMIN, and changes nothing",
+    )
 }
 
 fn wireguard(capabilities: Capabilities, facts: &Facts) -> Check {

@@ -29,7 +29,7 @@ fn healthy() -> Facts {
 
 /// The subjects that are not well, with their verdicts.
 fn unwell(capabilities: Capabilities, facts: &Facts) -> Vec<(&'static str, Verdict)> {
-    let checks = checks(capabilities, facts).into_iter();
+    let checks = checks(&Ok(capabilities), facts).into_iter();
     let unwell = checks.filter(|check| check.verdict != Verdict::Ok);
     unwell
         .map(|check| {
@@ -42,7 +42,23 @@ fn unwell(capabilities: Capabilities, facts: &Facts) -> Vec<(&'static str, Verdi
 #[test]
 fn a_healthy_box_has_nothing_to_do() {
     assert_eq!(unwell(EVERYTHING, &healthy()), []);
-    assert!(checks(EVERYTHING, &healthy()).iter().all(|check| check.next.is_none()));
+    assert!(
+        checks(&Ok(EVERYTHING), &healthy())
+            .iter()
+            .all(|check| check.next.is_none())
+    );
+}
+
+#[test]
+fn a_kernel_that_says_nothing_hides_nothing_else() {
+    let said = checks(&Err("Operation not permitted".into()), &healthy());
+    let (kernel, others): (Vec<_>, Vec<_>) = said.iter().partition(|check| check.subject == "kernel");
+    assert!(kernel[0].finding.ends_with("Operation not permitted"), "{kernel:?}");
+    assert_eq!(kernel[0].verdict, Verdict::Fail);
+    assert!(
+        others.len() > 6 && others.iter().all(|check| check.verdict == Verdict::Ok),
+        "{others:?}"
+    );
 }
 
 #[test]
