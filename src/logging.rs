@@ -22,7 +22,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     Layer,
-    filter::Targets,
+    filter::{LevelFilter, Targets},
     layer::{Context, SubscriberExt},
     registry::Registry,
 };
@@ -40,10 +40,25 @@ pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Starts logging for the whole program. `filter` is a level or a list of `target=level`, as in
-/// `info,tunneld::kernel=debug`; one that cannot be read counts as `info`. The last records are written
-/// when the result is dropped.
-pub fn start(filter: &str) -> Guard {
+/// Reads a filter: a level, or a list of `target=level` with perhaps a level for all others, as in
+/// `info,tunneld::kernel=debug`.
+///
+/// # Errors
+/// One line that says what is wrong with it.
+pub fn filter(text: &str) -> Result<Targets, String> {
+    // To Targets, a word that is no level is a target.
+    let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
+    for word in bare {
+        word.parse::<LevelFilter>()
+            .map_err(|_| format!("{word:?} is no level; write error, warn, info, debug or TARGET=LEVEL"))?;
+    }
+    text.parse()
+        .map_err(|error| format!("{error}; write info, or info,tunneld=debug"))
+}
+
+/// Starts logging for the whole program, as [`filter`] says. One that cannot be read counts as `info`: a slip in a
+/// service's environment keeps no appliance from starting. The last records are written when the result is dropped.
+pub fn start(wanted: &str) -> Guard {
     let (sender, receiver) = sync_channel(QUEUE);
     let sink = Sink::choose();
     let (done, finished) = sync_channel(0);
@@ -53,13 +68,16 @@ pub fn start(filter: &str) -> Guard {
         }
         drop(done);
     });
-    let targets: Targets = filter
-        .parse()
-        .unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let read = filter(wanted);
+    let complaint = read.as_ref().err().cloned();
+    let targets = read.unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let subscriber = Registry::default().with(Forward { sender: sender.clone() }.with_filter(targets));
     if started.is_ok() {
         // A second call in one process keeps the first one's subscriber: nothing to do about it.
         tracing::subscriber::set_global_default(subscriber).ok();
+    }
+    if let Some(complaint) = complaint {
+        tracing::warn!("what to log: {complaint}; info is logged");
     }
     Guard { sender, finished }
 }
@@ -262,6 +280,16 @@ mod tests {
             line(&record, Level::WARN, false),
             "warning: repaired  [2Jx object=route 10.0.0.0/8\n"
         );
+    }
+
+    #[test]
+    fn a_filter_is_made_of_levels() {
+        for good in ["info", "WARN", "off", "info,tunneld::kernel=debug", "tunneld=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["bogus", "info,bogus", "tunneld=bogus"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -53,7 +53,14 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
     let report = daemon
         .ask(async |client| client.apply(&submission).await)
         .map_err(|failure| check::located(failure, &arguments.file))?;
-    show(&report, arguments.json)
+    show(&report, arguments.json)?;
+    if !arguments.json && report.revision.comment != arguments.comment {
+        let number = report.revision.number;
+        print(&format!(
+            "revision {number} had this very document before, and keeps its own comment\n"
+        ))?;
+    }
+    Ok(())
 }
 
 /// Prints what an apply or a rollback did.

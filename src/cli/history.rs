@@ -1,6 +1,6 @@
 //! `tunneld history`: what happened, by whom and why.
 
-use clap::Args;
+use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{
     Daemon, print, print_json, table,
@@ -13,7 +13,8 @@ use crate::model::{service::Failure, status::HistoryEntry};
 #[command(after_help = "Examples:\n  tunneld history\n  tunneld history --limit 5 --json")]
 pub(super) struct Arguments {
     /// How many lines
-    #[arg(long, short = 'n', default_value_t = 50, value_name = "LINES")]
+    #[arg(long, short = 'n', default_value_t = 50, value_name = "LINES",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: usize,
     /// Print the history as JSON
     #[arg(long)]

@@ -142,7 +142,10 @@ pub(super) fn plan(report: &PlanReport, style: Style) -> String {
     if report.lines.is_empty() {
         out.push_str("nothing to change\n");
     }
-    findings(&mut out, &style.dim("waiting"), &report.waiting);
+    // What this machine lacks is said once, as that.
+    let mut waiting = report.waiting.clone();
+    waiting.retain(|finding| !report.machine.contains(finding));
+    findings(&mut out, &style.dim("waiting"), &waiting);
     findings(&mut out, &style.bad("in the way"), &report.conflicts);
     findings(&mut out, &style.bad("this machine"), &report.machine);
     findings(&mut out, &style.warn("key"), &report.keys);

@@ -49,7 +49,11 @@ pub(super) fn replace(path: &Path, text: &str) -> Result<(), StoreError> {
         fs::rename(&unfinished, path)?;
         path.parent().map_or(Ok(()), sync_directory)
     };
-    replace().map_err(|error| StoreError::io("write", path, &error))
+    replace().map_err(|error| {
+        // On a full disk what it takes is worth more than what it says.
+        fs::remove_file(&unfinished).ok();
+        StoreError::io("write", path, &error)
+    })
 }
 
 /// Reads the export; `None` when there is none.

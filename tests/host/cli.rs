@@ -33,6 +33,7 @@ fn every_way_to_end_without_a_daemon_has_its_code_and_one_line_to_act_on() {
         (&["check", "-"], BAD, 3, "did you mean route"),
         (&["check", "/nonexistent.toml"], "", 2, "cannot read /nonexistent.toml"),
         (&["aply"], "", 2, "apply"),
+        (&["history", "--limit", "0"], "", 2, "--limit"),
         (&["status"], "", 10, "systemctl status tunneld"),
         (
             &["apply", "-"],

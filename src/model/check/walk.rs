@@ -151,7 +151,9 @@ impl Walk<'_> {
             let good = self.node(&mut entry.node, shape);
             self.path.pop();
             if good {
-                self.found.get_mut(place).map(|found| found.meant = true);
+                if let Some(found) = self.found.get_mut(place) {
+                    found.meant = true;
+                }
                 misspelt.insert(near, entry);
             } else {
                 // Perhaps something else is meant.
