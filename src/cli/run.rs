@@ -67,5 +67,8 @@ pub(super) fn run(arguments: Arguments, _socket: &Path) -> Result<(), Failure> {
         admin_group: Some(arguments.admin_group),
         viewer_group: Some(arguments.viewer_group),
     };
-    runtime.block_on(daemon::run(options))
+    let ended = runtime.block_on(daemon::run(options));
+    // What has not ended by now waits for a disk that does not answer, or for a name server.
+    runtime.shutdown_background();
+    ended
 }

@@ -23,7 +23,7 @@ use super::{
     rest::Rest,
     service_manager::ServiceManager,
     starts::{self, Starts},
-    store_task::Job,
+    store_task::{Job, Patience},
     world_task::Command,
 };
 use crate::{
@@ -39,6 +39,7 @@ use crate::{
         ports::ObserveError,
         reconcile::{self, Effect, Event, Machine, Now},
         report::{self, Facts, seconds},
+        service::Failure,
         status::{HistoryEntry, State, Status, StoreStatus},
         types::{HostName, InterfaceName},
     },
@@ -120,14 +121,18 @@ impl MainLoop {
     }
 
     /// Turns until it is told to stop, or nobody can ask any more.
+    ///
+    /// # Errors
+    /// One line, when it cannot go on.
     pub(super) async fn run(
         mut self,
         in_force: InForce,
         mut requests: mpsc::Receiver<Request>,
         mut messages: mpsc::Receiver<Message>,
         mut announcements: Box<dyn Announcements>,
+        mut patience: Patience,
         mut stop: oneshot::Receiver<()>,
-    ) {
+    ) -> Result<(), Failure> {
         self.start(in_force);
         let mut clock = interval_at(Instant::now() + clock::STORE_INTERVAL, clock::STORE_INTERVAL);
         let watchdog = self.manager.watchdog();
@@ -143,11 +148,12 @@ impl MainLoop {
                 }
             };
             tokio::select! {
-                _ = &mut stop => return,
+                _ = &mut stop => return Ok(()),
+                failure = patience.ends() => return Err(failure),
                 Some(message) = messages.recv() => self.message(message),
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
-                    None => return,
+                    None => return Ok(()),
                 },
                 announced = announcements.next() => {
                     if announced.overrun {

@@ -91,6 +91,8 @@ pub struct Parts {
     pub resolver: Arc<dyn Resolve>,
     /// The store.
     pub store: Arc<Store>,
+    /// How long the store may take for one change before the daemon gives itself up.
+    pub store_patience: Duration,
     /// Where systemd put credentials.
     pub credentials: Option<PathBuf>,
     /// Where metrics are served, whatever the document says.
@@ -105,7 +107,7 @@ pub struct Parts {
 pub struct Daemon {
     handle: Arc<Handle>,
     stop: Option<oneshot::Sender<()>>,
-    main: JoinHandle<()>,
+    main: JoinHandle<Result<(), Failure>>,
     store: JoinHandle<()>,
     metrics: JoinHandle<()>,
 }
@@ -128,7 +130,8 @@ impl Daemon {
         ));
         let in_force = InForce::read(&parts.store, &parts.starts);
         tokio::spawn(world_task::run(parts.world, commanded, messages.clone()));
-        let store = store_task::spawn(Arc::clone(&parts.store), jobs_received, messages.clone());
+        let kept = Arc::clone(&parts.store);
+        let (store, patience) = store_task::spawn(kept, jobs_received, messages.clone(), parts.store_patience);
         let metrics = metrics_server::spawn(
             target_watched,
             Arc::clone(&handle) as Arc<dyn Service>,
@@ -146,7 +149,8 @@ impl Daemon {
             metrics: parts.metrics,
         };
         let main = MainLoop::new(around, parts.manager, parts.starts);
-        let main = tokio::spawn(main.run(in_force, received, messages_received, parts.announcements, stopped));
+        let announcements = parts.announcements;
+        let main = tokio::spawn(main.run(in_force, received, messages_received, announcements, patience, stopped));
         Self {
             handle,
             stop: Some(stop),
@@ -159,6 +163,15 @@ impl Daemon {
     /// What it can be asked.
     pub fn handle(&self) -> Arc<Handle> {
         Arc::clone(&self.handle)
+    }
+
+    /// Waits for what it cannot go on after, in one line.
+    pub async fn failure(&mut self) -> Failure {
+        match (&mut self.main).await {
+            Ok(Err(failure)) => failure,
+            Ok(Ok(())) => std::future::pending().await,
+            Err(error) => Failure::new(FailureKind::Internal, format!("the main loop ended: {error}")),
+        }
     }
 
     /// Ends it: what is being stored is stored, the kernel stays as it is.
@@ -216,11 +229,12 @@ async fn run_until_told(options: Options, starts: Starts) -> Result<(), Failure>
         }
         !ignored
     });
-    let daemon = Daemon::start(Parts {
+    let mut daemon = Daemon::start(Parts {
         world,
         announcements: Box::new(announcements),
         resolver: Arc::new(Resolver::system()),
         store: Arc::clone(&store),
+        store_patience: store_task::PATIENCE,
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         metrics: options.metrics,
         manager: ServiceManager::of_this_process(),
@@ -246,6 +260,8 @@ async fn run_until_told(options: Options, starts: Starts) -> Result<(), Failure>
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => handle.reload().await,
+            // Whoever is asked meanwhile waits for the same thing.
+            failure = daemon.failure() => return Err(failure),
         }
     }
     ServiceManager::of_this_process().stopping();

@@ -2,12 +2,13 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep_until},
 };
 
 use super::{callers::Origin, main_loop::Message};
@@ -16,6 +17,7 @@ use crate::{
     model::{
         reconcile::{Event, Write},
         report::seconds,
+        service::{Failure, FailureKind},
         status::{HistoryEntry, Revision},
     },
     store::{Store, StoreError},
@@ -24,6 +26,45 @@ use crate::{
 /// Room for jobs; the machine has one at most, the rest is history, which is dropped and counted when
 /// there is no room.
 pub(super) const JOBS: usize = 256;
+
+/// How long one job may take. A worn card stalls for seconds; what takes longer is sled that waits for a write which
+/// failed (docs/store.md), or a device that answers no more.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sees to it that no job takes too long.
+#[derive(Debug)]
+pub(super) struct Patience {
+    /// When the job that the thread is at began.
+    since: watch::Receiver<Option<Instant>>,
+    most: Duration,
+}
+
+impl Patience {
+    /// Waits until a job has taken too long; why the daemon ends then: nothing inside can take sled's threads back.
+    pub(super) async fn ends(&mut self) -> Failure {
+        while !self.too_long().await {}
+        let message = format!(
+            "the store has not answered for {} s; tunneld ends, tunnels stay, and the next start reads the store anew",
+            self.most.as_secs_f64()
+        );
+        Failure::new(FailureKind::Store, message)
+    }
+
+    /// Whether the job that the thread is at took too long; waits for its end, or until it has.
+    async fn too_long(&mut self) -> bool {
+        let since = *self.since.borrow_and_update();
+        let too_long = async {
+            match since {
+                Some(since) => sleep_until(since + self.most).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok(()) = self.since.changed() => false,
+            () = too_long => true,
+        }
+    }
+}
 
 /// Something to be stored.
 pub(super) enum Job {
@@ -40,11 +81,14 @@ pub(super) fn spawn(
     store: Arc<Store>,
     mut jobs: mpsc::Receiver<Job>,
     messages: mpsc::Sender<Message>,
-) -> JoinHandle<()> {
-    spawn_blocking(move || {
+    most: Duration,
+) -> (JoinHandle<()>, Patience) {
+    let (begun_at, since) = watch::channel(None);
+    let task = spawn_blocking(move || {
         let mut begun = None;
         let boot = clock::boot();
         while let Some(job) = jobs.blocking_recv() {
+            begun_at.send_replace(Some(Instant::now()));
             let result = match job {
                 Job::Write(write, origin) => {
                     let result = carry_out(&store, write, origin, &mut begun);
@@ -60,10 +104,12 @@ pub(super) fn spawn(
             if let Err(error) = result {
                 tracing::warn!("{error}");
             }
+            begun_at.send_replace(None);
         }
         // The clock's floor is never far behind an orderly end.
         store.set_clock_floor(seconds(SystemTime::now()), &boot).ok();
-    })
+    });
+    (task, Patience { since, most })
 }
 
 fn carry_out(

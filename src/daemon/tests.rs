@@ -1,6 +1,7 @@
 //! The daemon with a fake world and a real store, through its [`Service`].
 
 mod identity;
+mod silence;
 mod starts;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -27,6 +28,9 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longer than any store takes that works, shorter than any test may.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Carries no engine.
 struct NoEngines;
@@ -133,6 +137,7 @@ impl Bench {
         let (store, _) = Store::open(directory, None).unwrap();
         let kernel = Gated(world.clone(), Arc::clone(&gate));
         let daemon = Daemon::start(Parts {
+            store_patience: STORE_PATIENCE,
             world: World::new(Box::new(kernel), Box::new(NoEngines)),
             announcements,
             resolver: Arc::new(NoNames),
