@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Happening, Sim, documents, phases::Phase};
+use super::{Happening, Sim, documents, landscape::parsed, phases::Phase, witness::Asked};
 use crate::model::{
     desired::Desired,
+    guard::{Guarded, Who},
     reconcile::{Done, Event, Submission, Ticket},
     service::{Failure, FailureKind},
     status::Revision,
 };
+
+/// Where operators are: behind networks of documents, behind a tunnel's far end, on an uplink.
+const OPERATORS: [&str; 4] = ["20.1.1.9", "30.1.1.1", "198.51.100.1", "192.0.2.77"];
 
 /// Documents that may be handed in again.
 const REMEMBERED: usize = 1000;
@@ -54,14 +58,27 @@ impl Sim {
         if self.documents.len() > REMEMBERED {
             self.documents.pop_first();
         }
-        self.witness.asked(ticket, self.time, None, self.phase == Phase::Fair);
+        let operator = self.dice.chance(800).then(|| Guarded {
+            who: Who::Operator,
+            peer: parsed(self.dice.pick(&OPERATORS)),
+            local: None,
+        });
+        let may_cut = self.dice.chance(500);
+        let asked = Asked {
+            since: self.time,
+            confirms: None,
+            fair: self.phase == Phase::Fair,
+            guarded: operator.is_some() && !may_cut,
+        };
+        self.witness.asked(ticket, asked);
         self.deliver(Event::Submitted(Box::new(Submission {
             ticket,
             desired,
             holder: "alice (pid 7)".into(),
             same,
             confirm,
-            ..Submission::default()
+            present: operator.into_iter().collect(),
+            may_cut,
         })));
         if confirm.is_some() && self.dice.chance(500) {
             let time = self.dice.between(Duration::from_secs(1), Duration::from_secs(60));
@@ -73,7 +90,13 @@ impl Sim {
         let Some(process) = &self.process else { return };
         let live = process.machine.live().and_then(|live| live.revision.clone());
         let ticket = self.ticket();
-        self.witness.asked(ticket, self.time, Some(live), false);
+        let asked = Asked {
+            since: self.time,
+            confirms: Some(live),
+            fair: false,
+            guarded: false,
+        };
+        self.witness.asked(ticket, asked);
         self.deliver(Event::Confirm(ticket));
     }
 
@@ -97,7 +120,20 @@ impl Sim {
                 assert_eq!(said, stored, "an acknowledged revision is in the store");
                 assert_eq!(live, kept, "and in force");
                 assert_eq!(live.map(|live| &live.desired), self.documents.get(&ticket));
+                if !done.cut.is_empty() {
+                    assert!(!asked.guarded, "it cut somebody off without a word: {:?}", done.cut);
+                    assert!(self.disk.trial.is_some(), "who was cut off has no way back");
+                    self.witness.count(|counts| &mut counts.cuts);
+                }
                 self.proves_equal("it was applied");
+            }
+            Err(failure) if failure.kind == FailureKind::WouldCut => {
+                assert!(asked.guarded && !failure.findings.is_empty(), "{failure}");
+                assert_eq!(
+                    process.machine.live().map(|live| &live.desired),
+                    self.disk.live.as_ref().map(|live| &live.desired)
+                );
+                self.witness.count(|counts| &mut counts.guards);
             }
             Err(failure) if failure.kind == FailureKind::Busy => {
                 assert!(process.machine.busy().is_some(), "{failure}");

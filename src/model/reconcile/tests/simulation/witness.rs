@@ -25,11 +25,13 @@ const ANSWER: Duration = Duration::from_secs(300);
 /// A question that waits for its answer.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
-    since: Duration,
+    pub(super) since: Duration,
     /// Of a confirmation: what was in force.
     pub(super) confirms: Option<Option<Revision>>,
     /// Asked in fair weather.
     pub(super) fair: bool,
+    /// Of a submission: somebody is there who must not be cut off.
+    pub(super) guarded: bool,
 }
 
 /// Everything that is not ours.
@@ -50,6 +52,9 @@ pub(super) struct Counts {
     pub(super) answers: usize,
     pub(super) reverts: usize,
     pub(super) confirmations: usize,
+    /// Documents that were refused because they would have cut somebody off, and those that might.
+    pub(super) guards: usize,
+    pub(super) cuts: usize,
     /// Runs of operations after which the world had to be whole, and was.
     pub(super) whole: usize,
     /// Applies and ways back that were compared with the world.
@@ -296,8 +301,7 @@ impl Witness {
         );
     }
 
-    pub(super) fn asked(&mut self, ticket: Ticket, since: Duration, confirms: Option<Option<Revision>>, fair: bool) {
-        let asked = Asked { since, confirms, fair };
+    pub(super) fn asked(&mut self, ticket: Ticket, asked: Asked) {
         self.asked.insert(ticket, asked);
     }
 
@@ -369,7 +373,7 @@ impl Counts {
         ] {
             assert!(count >= hours, "{self:?}");
         }
-        for count in [self.kills, self.reverts, self.confirmations] {
+        for count in [self.kills, self.reverts, self.confirmations, self.guards + self.cuts] {
             assert!(count >= hours / 12, "{self:?}");
         }
     }
