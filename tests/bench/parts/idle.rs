@@ -29,11 +29,11 @@ pub(crate) fn run(scale: Scale) -> Vec<Question> {
         Limit::Most(12e6),
     );
     let mut wakeups = Question::new("idle-wakeups", "Idle: wake-ups in 60 s", Unit::Times, peer);
-    let mut files = Question::new("size", "Size of the executable", Unit::Bytes, peer).aim(
-        Implementation::Tunneld.name(),
-        Statistic::Median,
-        Limit::Most(8e6),
-    );
+    let mut files = Question::new("size", "Size of the executable", Unit::Bytes, peer);
+    // The aim is the appliance's; `tests/run cross` sees to it elsewhere.
+    if cfg!(target_arch = "aarch64") {
+        files = files.aim(Implementation::Tunneld.name(), Statistic::Median, Limit::Most(8e6));
+    }
     let contenders: Vec<Contender> = ALL
         .into_iter()
         .filter(|one| *one != Implementation::Tunneld)
