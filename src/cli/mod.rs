@@ -222,7 +222,9 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints a value as JSON, indented, with a final newline.
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(value)
+    // As a value first: parts that are JSON text already are indented, too.
+    let json = serde_json::to_value(value)
+        .and_then(|value| serde_json::to_string_pretty(&value))
         .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot write JSON: {error}")))?;
     print(&format!("{json}\n"))
 }

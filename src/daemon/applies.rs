@@ -1,6 +1,9 @@
 //! The loop's part in applies and trials: from a caller to the machine, and back.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     handle::{Apply, Planned, Preview},
@@ -30,8 +33,8 @@ impl MainLoop {
             && self.machine.trial().is_none()
             && self.document.as_ref() == Some(&apply.submission.document)
             && live.is_some_and(|live| live.desired == apply.desired && live.revision.is_some());
-        apply.identities = Identities::between(live.map(|live| &live.desired), &apply.desired);
-        let (desired, holder) = (apply.desired.clone(), format!("{user}{process}"));
+        apply.identities = Identities::between(live.map(|live| &*live.desired), &apply.desired);
+        let (desired, holder) = (Arc::clone(&apply.desired), format!("{user}{process}"));
         let (session, may_cut) = (apply.submission.session, apply.submission.may_cut);
         let submission = reconcile::Submission {
             ticket: self.callers.apply(apply),
@@ -62,10 +65,10 @@ impl MainLoop {
         let plan = self
             .machine
             .plan_for(desired, observed, &preview.secrets, SystemTime::now());
-        let identities = Identities::between(self.machine.live().map(|live| &live.desired), desired);
+        let identities = Identities::between(self.machine.live().map(|live| &*live.desired), desired);
         let cut = self
             .machine
-            .cut(desired, observed, &plan, &self.present(preview.session));
+            .cut(desired, observed, &plan.operations, &self.present(preview.session));
         (plan, identities, cut)
     }
 

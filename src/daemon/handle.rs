@@ -45,7 +45,7 @@ pub(super) enum Request {
     /// The document on trial stays.
     Confirm(Author, oneshot::Sender<Confirmed>),
     /// What has to be read for a plan of this document, asked for in this session.
-    Scope(Box<(Desired, Option<Session>)>, oneshot::Sender<Result<Scope, Failure>>),
+    Scope(Arc<Desired>, Option<Session>, oneshot::Sender<Result<Scope, Failure>>),
     /// A plan against what was read.
     Plan(Box<Preview>, oneshot::Sender<Planned>),
     /// Read the world, if the last reading is old.
@@ -58,7 +58,7 @@ pub(super) enum Request {
 
 /// What a plan is made from.
 pub(super) struct Preview {
-    pub(super) desired: Desired,
+    pub(super) desired: Arc<Desired>,
     pub(super) session: Option<Session>,
     pub(super) observed: Observed,
     pub(super) secrets: Secrets,
@@ -75,7 +75,7 @@ pub(super) struct Apply {
     /// As it was handed in.
     pub(super) submission: Submission,
     /// What it means.
-    pub(super) desired: Desired,
+    pub(super) desired: Arc<Desired>,
     /// What will work but not as intended.
     pub(super) warnings: Vec<Finding>,
     /// Whose identity it changes; known when its turn comes.
@@ -134,16 +134,16 @@ impl Handle {
         blocking(move || ask(&store)).await
     }
 
-    async fn preview(&self, desired: Desired, session: Option<Session>) -> Result<(Planned, Secrets), Failure> {
+    async fn preview(&self, desired: Arc<Desired>, session: Option<Session>) -> Result<(Planned, Secrets), Failure> {
         // Never closed.
         let _turn = self.plans.acquire().await.ok();
         let scope = self
-            .ask(|reply| Request::Scope(Box::new((desired.clone(), session)), reply))
+            .ask(|reply| Request::Scope(Arc::clone(&desired), session, reply))
             .await??;
         let observed = self.command(|reply| Command::Preview(scope, reply)).await?;
         let observed = observed.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))?;
         let credentials = self.credentials.clone();
-        let wanted = desired.clone();
+        let wanted = Arc::clone(&desired);
         let secrets = self
             .stored(move |store| secrets::read(&wanted, store, credentials.as_deref(), Missing::Pretend))
             .await?;
@@ -316,14 +316,17 @@ fn target(store: &Store, wanted: Option<u64>) -> Result<Option<StoredDocument>, 
         .map_err(|error| failure(&error))
 }
 
-async fn validate(submission: Submission) -> Result<(Submission, Desired, Vec<Finding>), Failure> {
+async fn validate(submission: Submission) -> Result<(Submission, Arc<Desired>, Vec<Finding>), Failure> {
     let (submission, result) = blocking(move || {
         let result = check::validate(&submission.document);
         (submission, result)
     })
     .await?;
     match result {
-        Ok((_, desired, warnings)) => Ok((submission, desired, warnings.into_iter().map(Finding::from).collect())),
+        Ok((_, desired, warnings)) => {
+            let warnings = warnings.into_iter().map(Finding::from).collect();
+            Ok((submission, Arc::new(desired), warnings))
+        }
         Err(errors) => {
             let count = errors.len();
             let message = match count {

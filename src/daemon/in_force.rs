@@ -114,7 +114,10 @@ fn remaining(store: &Store, trial: &store::Trial) -> Option<Trial> {
 
 fn understand(stored: &StoredDocument) -> Option<Live> {
     let revision = Some(stored.revision.clone());
-    let meaning = |(_, desired, _): (_, Desired, _)| Live { revision, desired };
+    let meaning = |(_, desired, _): (_, Desired, _)| Live {
+        revision,
+        desired: desired.into(),
+    };
     let understood = check::validate(&stored.document).map(meaning);
     understood
         .inspect_err(|errors| {

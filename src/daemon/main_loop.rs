@@ -250,8 +250,7 @@ impl MainLoop {
                 let ticket = self.callers.confirm(author, reply);
                 self.event(Event::Confirm(ticket));
             }
-            Request::Scope(input, reply) => {
-                let (desired, session) = *input;
+            Request::Scope(desired, session, reply) => {
                 reply.send(self.scope(&desired, session)).ok();
             }
             Request::Plan(preview, reply) => {

@@ -7,8 +7,8 @@ use crate::{
     assembly::World,
     model::{
         observed::{Observed, Scope},
-        ports::{ObserveError, Operation},
-        reconcile::Event,
+        ports::ObserveError,
+        reconcile::{Event, Operations},
         types::InterfaceName,
     },
 };
@@ -21,7 +21,7 @@ pub(super) enum Command {
     /// For the machine: read.
     Observe(Scope),
     /// For the machine: change.
-    Execute(Vec<Operation>),
+    Execute(Operations),
     /// For a plan: read.
     Preview(Scope, oneshot::Sender<Result<Observed, ObserveError>>),
     /// For an operator: move an engine to the present executable.

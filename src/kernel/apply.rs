@@ -34,7 +34,7 @@ const FRESH: (Duration, u32) = (Duration::from_millis(50), 4);
 
 /// What was read just before operations so that none of them touches what is not ours.
 struct Guard {
-    holders: Holders,
+    foreign: Holders,
     addresses: BTreeMap<Address, ObservedAddress>,
     /// When it was read, and how long that took.
     read: (Instant, Duration),
@@ -188,14 +188,14 @@ impl Kernel {
     /// Reads what the messages of `run` could damage.
     async fn guard(&mut self, run: &[Operation], links: &Links) -> Result<Guard, NetlinkError> {
         let began = Instant::now();
-        let (mut holders, mut addresses) = (Holders::new(), BTreeMap::new());
+        let (mut foreign, mut addresses) = (Holders::new(), BTreeMap::new());
         match run.first() {
             Some(Operation::ReplaceRoute { .. }) => {
                 let keys = run.iter().filter_map(|operation| match operation {
                     Operation::ReplaceRoute { key, .. } => Some(route::normalise(*key)),
                     _ => None,
                 });
-                holders = route::read_holders(&mut self.socket, links, &keys.collect()).await?;
+                foreign = route::read_foreign(&mut self.socket, links, &keys.collect()).await?;
             }
             Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. })
                 if self.probe.capabilities(&mut self.socket).await?.address_protocol =>
@@ -205,7 +205,7 @@ impl Kernel {
             _ => {}
         }
         Ok(Guard {
-            holders,
+            foreign,
             addresses,
             read: (Instant::now(), began.elapsed()),
         })
@@ -250,7 +250,7 @@ fn attempt(operation: &Operation) -> String {
 fn message(operation: &Operation, links: &Links, guard: &Guard) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
     match operation {
         Operation::AddRoute { key, route } => route::add(links, *key, route),
-        Operation::ReplaceRoute { key, route } => route::replace(links, &guard.holders, *key, route),
+        Operation::ReplaceRoute { key, route } => route::replace(links, &guard.foreign, *key, route),
         Operation::DeleteRoute { key, route } => Ok(route::delete(*key, route)),
         Operation::AddRule { rule } => Ok(rule::add(rule)),
         Operation::DeleteRule { rule } => Ok(rule::delete(rule)),

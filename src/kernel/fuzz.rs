@@ -1,7 +1,5 @@
 //! What fuzzers feed to this room, and what has to hold for it (`tests/fuzz/README.md`).
 
-use std::collections::BTreeMap;
-
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -26,7 +24,7 @@ const GENERIC_FAMILY: u16 = 0x11;
 #[derive(Default)]
 struct Shown {
     links: Links,
-    routes: BTreeMap<RouteKey, Route>,
+    routes: Vec<(RouteKey, Route)>,
     holders: route::Holders,
     device: wireguard::Reading,
     table: nftables::Observed,
@@ -72,10 +70,10 @@ impl Shown {
     }
 
     fn route(&mut self, family: AddressFamily, body: &[u8]) {
-        route::take_holder(&mut self.holders, &self.links, family, body, |_| true);
+        route::take_holder(&mut self.holders, &self.links, family, body, |_, _| true);
         route::take_ours(&mut self.routes, &self.links, family, body);
         // By itself, and now: links are read before routes, so none changes between a route's reading and its writing.
-        let mut one = BTreeMap::new();
+        let mut one = Vec::new();
         route::take_ours(&mut one, &self.links, family, body);
         one.iter().for_each(|(key, route)| self.route_survives(*key, route));
     }
@@ -95,10 +93,10 @@ impl Shown {
         let Ok((message, _)) = route::add(&self.links, key, route) else {
             return;
         };
-        let mut again = BTreeMap::new();
+        let mut again = Vec::new();
         let family = address::family(key.prefix.address());
         route::take_ours(&mut again, &self.links, family, &written(&message));
-        assert_eq!(again, BTreeMap::from([(route::normalise(key), route.clone())]));
+        assert_eq!(again, [(route::normalise(key), route.clone())]);
     }
 }
 

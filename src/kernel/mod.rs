@@ -20,6 +20,8 @@ pub mod tcp;
 mod underlay;
 pub mod wireguard;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
 
 use self::{
@@ -29,6 +31,8 @@ use self::{
     wireguard::Wireguard,
 };
 use crate::model::{
+    desired::{Route, RouteKey},
+    in_order::InOrder,
     observed::{LinkKind, Observed, Owned, Owner, Scope},
     ports::{Applied, Backend, ObserveError, Operation, Port},
 };
@@ -90,18 +94,27 @@ impl Kernel {
         scope: &Scope,
         observed: &mut Observed,
     ) -> Result<(), NetlinkError> {
-        for (key, value) in route::read_ours(&mut self.socket, links).await? {
-            let owner = Owner::Ours;
-            observed.routes.insert(key, Owned { value, owner });
-        }
-        let wanted = scope.routes.iter().map(|key| route::normalise(*key));
-        let missing = wanted.filter(|key| !observed.routes.contains_key(key)).collect();
+        let ours = |value| Owned {
+            value,
+            owner: Owner::Ours,
+        };
+        let read = route::read_ours(&mut self.socket, links).await?;
+        observed.routes = read.into_iter().map(|(key, route)| (key, ours(route))).collect();
+        let missing = missing(&scope.routes, &observed.routes);
         for (key, held) in route::read_holders(&mut self.socket, links, &missing).await? {
             let first = held.into_iter().next();
             observed.routes.extend(first.map(|route| (key, route)));
         }
         Ok(())
     }
+}
+
+/// The keys of `wanted`, as the kernel has them, under which nothing was read.
+fn missing(wanted: &BTreeSet<RouteKey>, read: &BTreeMap<RouteKey, Owned<Route>>) -> BTreeSet<RouteKey> {
+    let mut wanted: Vec<_> = wanted.iter().map(|key| route::normalise(*key)).collect();
+    wanted.sort_unstable();
+    let mut there = InOrder::new(read);
+    wanted.into_iter().filter(|key| there.get(key).is_none()).collect()
 }
 
 #[async_trait]

@@ -9,6 +9,7 @@ mod json;
 mod position;
 #[cfg(test)]
 mod properties;
+mod serde;
 mod shape;
 mod shown;
 mod syntax;
@@ -19,7 +20,7 @@ mod walk;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use ::serde::{Deserialize, Serialize};
 
 use super::{
     desired::Desired,
@@ -172,7 +173,7 @@ pub fn schema() -> serde_json::Value {
 /// A text, what could be made of it, and what was wrong.
 struct Reading<'a> {
     text: &'a str,
-    tree: Option<Node>,
+    tree: Option<Node<'a>>,
     found: Vec<Found>,
 }
 
@@ -194,8 +195,8 @@ impl<'a> Reading<'a> {
 
     /// What the well-formed part of the text says.
     fn document(&mut self) -> Option<Document> {
-        let json = self.tree.as_ref()?.to_json();
-        serde_json::from_value(json)
+        let tree = self.tree.as_ref()?;
+        Document::deserialize(tree)
             .map_err(|error| {
                 // The schema let something through that the types do not: a bug, but no silent one.
                 let fix = "compare the document with tunneld schema";

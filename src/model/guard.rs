@@ -89,10 +89,9 @@ pub fn management(desired: &Desired, previous: Option<&Desired>) -> Vec<Guarded>
     let routes = states().flat_map(|state| state.routes.keys().map(|key| key.prefix));
     let rules = states().flat_map(|state| state.rules.iter().filter_map(|rule| rule.to));
     let addresses = states().flat_map(|state| state.addresses.iter().map(|entry| entry.address.prefix()));
-    let ours: BTreeSet<Prefix> = match networks.is_empty() {
-        true => BTreeSet::new(),
-        false => routes.chain(rules).chain(addresses).collect(),
-    };
+    // Of many, few are inside of any.
+    let inside = |prefix: &Prefix| networks.iter().any(|network| network.covers(prefix));
+    let ours: BTreeSet<Prefix> = routes.chain(rules).chain(addresses).filter(inside).collect();
     let places = |network: Prefix| {
         let inside = ours
             .iter()

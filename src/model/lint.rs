@@ -88,13 +88,13 @@ fn routes(document: &Document, warnings: &mut Vec<Problem>) {
     let accepted = accepted(document);
     let connected = connected(document);
     for (index, route) in document.route.iter().enumerate() {
-        let path = Path::new("route").index(index);
+        let path = || Path::new("route").index(index);
         let distance = route.distance.unwrap_or(STATIC_DISTANCE);
         let main = route.table.is_none_or(|table| table == TableId::MAIN);
         if main && distance == STATIC_DISTANCE && route.metric.is_some_and(|metric| metric > DYNAMIC_METRIC) {
             let reason = "the kernel prefers dynamic routes (metric 20) to this one, while FRR takes it for the better";
             let fix = "write a distance for a route that yields to dynamic ones, or a metric below 20";
-            warnings.push(Problem::new(path.clone().key("metric"), reason, fix));
+            warnings.push(Problem::new(path().key("metric"), reason, fix));
         }
         if route.kind == RouteKind::Unicast {
             if let Some(tunnel) = unaccepted(route, &accepted, &connected) {
@@ -102,7 +102,7 @@ fn routes(document: &Document, warnings: &mut Vec<Problem>) {
                     "no peer of {tunnel} has any of this network in its allowed-ips, so all its packets are dropped"
                 );
                 let fix = "add the network to the allowed-ips of the peer it is behind";
-                warnings.push(Problem::new(path.key("to"), reason, fix));
+                warnings.push(Problem::new(path().key("to"), reason, fix));
             }
         }
     }

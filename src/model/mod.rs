@@ -12,6 +12,7 @@ pub mod fib;
 pub mod fuzz;
 pub mod guard;
 pub mod identity;
+pub mod in_order;
 pub mod ledger;
 pub mod lint;
 pub mod observed;

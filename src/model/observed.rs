@@ -164,10 +164,9 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Adds what `desired` touches.
+    /// Adds what `desired` touches beside its routes.
     pub fn include(&mut self, desired: &Desired) {
         self.wireguard.extend(desired.wireguard.keys().cloned());
-        self.routes.extend(desired.routes.keys().copied());
         self.rules.extend(desired.rules.iter().cloned());
         self.sysctls.extend(desired.sysctls.keys().cloned());
     }

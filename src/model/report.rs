@@ -12,7 +12,10 @@ use super::{
     plan::{Object, Plan, Secrets},
     ports::Backend,
     reconcile::{Machine, Now, subject},
-    status::{Finding, PeerStatus, PlanReport, RouteCount, Status, StoreStatus, TrialStatus, Tunnel, TunnelState},
+    status::{
+        Finding, OperationList, PeerStatus, PlanReport, RouteCount, Status, StoreStatus, TrialStatus, Tunnel,
+        TunnelState,
+    },
     types::{Endpoint, Host, HostName, InterfaceName, PublicKey},
     wireguard,
 };
@@ -115,10 +118,9 @@ pub fn plan(plan: &Plan, secrets: &Secrets, keys: Vec<Finding>, warnings: Vec<Fi
         let (sign, line) = operation.line();
         format!("{sign} {line}")
     });
-    let operations = plan.operations.iter().map(serde_json::to_value);
     let unreadable = secrets.unreadable.iter();
     PlanReport {
-        operations: operations.filter_map(Result::ok).collect(),
+        operations: OperationList::of(&plan.operations),
         lines: lines.collect(),
         waiting: waiting(plan),
         conflicts: conflicts(plan),

@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     document::Family,
-    ports::Backend,
+    ports::{Backend, Operation},
     types::{Fwmark, InterfaceName, PublicKey, TableId},
 };
 
@@ -276,12 +276,43 @@ pub struct HistoryEntry {
     pub detail: String,
 }
 
+/// Operations as JSON, a list: written once, and taken apart by nobody but those who ask for JSON. As values, those of
+/// a large document would be ten times their size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OperationList(Box<RawValue>);
+
+impl OperationList {
+    /// These operations.
+    pub fn of(operations: &[Operation]) -> Self {
+        to_raw_value(operations).map_or_else(|_| Self::default(), Self)
+    }
+
+    /// The list as JSON.
+    pub fn as_json(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl Default for OperationList {
+    fn default() -> Self {
+        // Only text that is no JSON is refused.
+        Self(RawValue::from_string("[]".to_owned()).unwrap_or_default())
+    }
+}
+
+impl PartialEq for OperationList {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_json() == other.as_json()
+    }
+}
+
 /// What an apply would do, or did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanReport {
     /// Operations in order, as [`super::ports::Operation`] serialises; secrets read "(hidden)".
-    pub operations: Vec<Value>,
+    pub operations: OperationList,
     /// The same for people, a line each: `+` adds, `-` deletes, `~` changes.
     pub lines: Vec<String>,
     /// What will be waiting.

@@ -11,9 +11,9 @@ mod name;
 mod network;
 mod number;
 
-use std::fmt;
+use std::{fmt, marker::PhantomData, str::FromStr};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserializer, de};
 
 pub use self::{
     deadline::Deadline,
@@ -55,6 +55,14 @@ impl Invalid {
     }
 }
 
+/// Writes a value as [`fmt::Formatter::pad`] writes text, without a copy where there is nothing to pad.
+pub(crate) fn pad(f: &mut fmt::Formatter<'_>, value: &impl fmt::Display) -> fmt::Result {
+    match (f.width(), f.precision()) {
+        (None, None) => write!(f, "{value}"),
+        _ => f.pad(&value.to_string()),
+    }
+}
+
 /// Derives serde through `Display`/`FromStr` and a JSON schema whose `format` names the type.
 ///
 /// The document's checker looks the `format` up in [`super::check`] to report every bad value at once.
@@ -68,8 +76,7 @@ macro_rules! textual {
 
         impl<'de> ::serde::Deserialize<'de> for $type {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = $crate::model::types::TextOrNumber::deserialize(deserializer)?;
-                text.0.parse().map_err(::serde::de::Error::custom)
+                $crate::model::types::parsed(deserializer)
             }
         }
 
@@ -90,29 +97,29 @@ macro_rules! textual {
 }
 pub(crate) use textual;
 
-/// Text, or a number taken as the text a person would have written.
-pub(crate) struct TextOrNumber(pub(crate) String);
-
-impl<'de> Deserialize<'de> for TextOrNumber {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = TextOrNumber;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or a whole number")
-            }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOrNumber, E> {
-                Ok(TextOrNumber(v.to_owned()))
-            }
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<TextOrNumber, E> {
-                Ok(TextOrNumber(v.to_string()))
-            }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<TextOrNumber, E> {
-                Ok(TextOrNumber(v.to_string()))
-            }
+/// Reads text, or a number taken as the text a person would have written.
+pub(crate) fn parsed<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err = Invalid>,
+    D: Deserializer<'de>,
+{
+    struct Visitor<T>(PhantomData<T>);
+    impl<T: FromStr<Err = Invalid>> de::Visitor<'_> for Visitor<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text or a whole number")
         }
-        deserializer.deserialize_any(Visitor)
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<T, E> {
+            v.parse().map_err(E::custom)
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<T, E> {
+            self.visit_str(&v.to_string())
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<T, E> {
+            self.visit_str(&v.to_string())
+        }
     }
+    deserializer.deserialize_any(Visitor(PhantomData))
 }
 
 #[cfg(test)]

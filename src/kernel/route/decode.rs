@@ -1,15 +1,13 @@
-//! The kernel's routes in the model's terms.
+//! The kernel's routes in the model's terms, without a copy of the message in between: a reading has as many as there
+//! are routes (`struct rtmsg` and `struct rtnexthop` in `uapi/linux/rtnetlink.h`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NlasIterator, Parseable};
+use netlink_packet_core::NlasIterator;
 use netlink_packet_route::{
     AddressFamily,
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
-        RouteType, RouteVia,
-    },
+    route::{RouteFlags, RouteMetric, RouteNextHopFlags, RouteType},
 };
 
 use super::super::link::Links;
@@ -24,21 +22,63 @@ use crate::model::{
 /// `struct rtmsg`.
 const HEADER: usize = 12;
 const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTAX_MTU: u16 = 2;
 
-/// What can be told of a route without decoding it.
-pub(super) struct Raw {
+/// A route as the kernel lists it.
+pub(super) struct Raw<'a> {
     pub(super) key: RouteKey,
     pub(super) protocol: u8,
-    pub(super) kind: u8,
+    pub(super) kind: RouteType,
     /// Without type of service and source network: those have keys that ours cannot meet.
     pub(super) plain: bool,
+    flags: RouteFlags,
+    source: Option<IpAddr>,
+    only: Hop,
+    /// The attributes that have parts of their own.
+    metrics: &'a [u8],
+    multipath: &'a [u8],
 }
 
-impl Raw {
+/// Where a next hop is.
+#[derive(Default)]
+struct Hop {
+    via: Option<IpAddr>,
+    link: Option<u32>,
+}
+
+impl Hop {
+    /// Takes an attribute, if it is one of a next hop.
+    fn take(&mut self, kind: u16, value: &[u8]) {
+        match kind {
+            RTA_GATEWAY => self.via = address(value),
+            // `struct rtvia`: the family, then the address.
+            RTA_VIA => self.via = value.get(2..).and_then(address),
+            RTA_OIF => self.link = number(value),
+            _ => {}
+        }
+    }
+
+    fn named(&self, weight: u16, onlink: bool, links: &Links) -> NextHop {
+        NextHop {
+            via: self.via,
+            device: self.link.and_then(|index| links.name(index)).cloned(),
+            weight,
+            onlink,
+        }
+    }
+}
+
+impl<'a> Raw<'a> {
     /// Reads it, if it is a route of `family` and no cached one.
-    pub(super) fn of(body: &[u8], family: AddressFamily) -> Option<Self> {
+    pub(super) fn of(body: &'a [u8], family: AddressFamily) -> Option<Self> {
         let &[
             own_family,
             length,
@@ -50,40 +90,111 @@ impl Raw {
             kind,
             flags @ ..,
         ] = body.first_chunk::<HEADER>()?;
-        let cloned = u32::from_ne_bytes(flags) & RouteFlags::Cloned.bits() != 0;
-        if own_family != u8::from(family) || cloned {
+        let flags = RouteFlags::from_bits_retain(u32::from_ne_bytes(flags));
+        if own_family != u8::from(family) || flags.contains(RouteFlags::Cloned) {
             return None;
         }
-        let mut address: IpAddr = match family {
+        let mut destination: IpAddr = match family {
             AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
             _ => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let (mut metric, mut table) = (0, u32::from(table));
-        for attribute in NlasIterator::new(body.get(HEADER..)?).flatten() {
-            let value = attribute.value();
-            match attribute.kind() {
-                RTA_DST => {
-                    address = match family {
-                        AddressFamily::Inet => <[u8; 4]>::try_from(value).ok()?.into(),
-                        _ => <[u8; 16]>::try_from(value).ok()?.into(),
-                    };
-                }
-                RTA_PRIORITY => metric = u32::from_ne_bytes(value.try_into().ok()?),
-                RTA_TABLE => table = u32::from_ne_bytes(value.try_into().ok()?),
-                _ => {}
+        let (mut metric, mut table, mut source) = (0, u32::from(table), None);
+        let (mut only, mut metrics, mut multipath) = (Hop::default(), Default::default(), Default::default());
+        for (kind, value) in attributes(body.get(HEADER..)?) {
+            match kind {
+                RTA_DST => destination = address(value)?,
+                RTA_PRIORITY => metric = number(value)?,
+                RTA_TABLE => table = number(value)?,
+                RTA_PREFSRC => source = address(value),
+                RTA_METRICS => metrics = value,
+                RTA_MULTIPATH => multipath = value,
+                kind => only.take(kind, value),
             }
         }
         Some(Self {
             key: RouteKey {
                 table: TableId::new(table),
-                prefix: Prefix::truncated(IpNet::new(address, length).ok()?),
+                prefix: Prefix::truncated(IpNet::new(destination, length).ok()?),
                 metric,
             },
             protocol,
-            kind,
+            kind: RouteType::from(kind),
             plain: tos == 0 && source_length == 0,
+            flags,
+            source,
+            only,
+            metrics,
+            multipath,
         })
     }
+
+    /// The route in the model's terms; `None` for a kind that we never make.
+    pub(super) fn route(&self, links: &Links) -> Option<Route> {
+        route_kind(self.kind).map(|kind| self.route_as(kind, links))
+    }
+
+    /// The route, whatever its kind, as a lookup sees it; `None` for one that leads nowhere at the moment.
+    pub(super) fn entry(&self, links: &Links) -> Option<Entry> {
+        if self.flags.contains(RouteFlags::Dead) {
+            return None;
+        }
+        let read = self.route_as(RouteKind::Unicast, links);
+        let target = match (self.kind, route_kind(self.kind)) {
+            (_, Some(RouteKind::Unicast)) => Target::Hops(read.nexthops),
+            (_, Some(kind)) => Target::Drop(kind),
+            (RouteType::Throw, None) => Target::Throw,
+            (_, None) => Target::Here(read.nexthops.into_iter().find_map(|hop| hop.device)),
+        };
+        Some(Entry {
+            key: self.key,
+            target,
+            source: read.source,
+            ours: self.protocol == PROTOCOL,
+        })
+    }
+
+    fn route_as(&self, kind: RouteKind, links: &Links) -> Route {
+        let nexthops = match kind {
+            RouteKind::Unicast => self.nexthops(links),
+            // IPv6 hangs the kinds that drop on the loopback link.
+            _ => Vec::new(),
+        };
+        Route {
+            kind,
+            nexthops,
+            mtu: mtu(self.metrics),
+            source: self.source,
+        }
+    }
+
+    fn nexthops(&self, links: &Links) -> Vec<NextHop> {
+        if self.multipath.is_empty() {
+            let onlink = self.flags.contains(RouteFlags::Onlink);
+            return vec![self.only.named(1, onlink, links)];
+        }
+        let mut nexthops = Vec::new();
+        let mut rest = self.multipath;
+        while let Some((nexthop, behind)) = next_hop(rest, links) {
+            nexthops.push(nexthop);
+            rest = behind;
+        }
+        nexthops.sort();
+        nexthops
+    }
+}
+
+/// Reads the first `struct rtnexthop` of several, with its attributes; the rest stand behind it.
+fn next_hop<'a>(several: &'a [u8], links: &Links) -> Option<(NextHop, &'a [u8])> {
+    let (&[low, high, flags, hops, index @ ..], _) = several.split_first_chunk::<8>()?;
+    let length = usize::from(u16::from_ne_bytes([low, high]));
+    let mut hop = Hop {
+        via: None,
+        link: Some(u32::from_ne_bytes(index)),
+    };
+    attributes(several.get(8..length)?).for_each(|(kind, value)| hop.take(kind, value));
+    let onlink = RouteNextHopFlags::from_bits_retain(flags).contains(RouteNextHopFlags::Onlink);
+    let behind = several.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((hop.named(u16::from(hops) + 1, onlink, links), behind))
 }
 
 /// The kind of route in the model's terms; `None` for one that we never make.
@@ -97,69 +208,6 @@ pub(super) fn route_kind(kind: RouteType) -> Option<RouteKind> {
     }
 }
 
-/// Reads a route into the model's terms; `None` for a kind that we never make.
-pub(super) fn decode(body: &[u8], links: &Links) -> Option<Route> {
-    let message = parse(body)?;
-    let kind = route_kind(message.header.kind)?;
-    Some(route(kind, &message, links))
-}
-
-/// Reads a route, whatever its kind, as a lookup sees it; `None` for one that leads nowhere at the moment.
-pub(super) fn entry(raw: &Raw, body: &[u8], links: &Links) -> Option<Entry> {
-    let message = parse(body)?;
-    if message.header.flags.contains(RouteFlags::Dead) {
-        return None;
-    }
-    let read = route(RouteKind::Unicast, &message, links);
-    let target = match (message.header.kind, route_kind(message.header.kind)) {
-        (_, Some(RouteKind::Unicast)) => Target::Hops(read.nexthops),
-        (_, Some(kind)) => Target::Drop(kind),
-        (RouteType::Throw, None) => Target::Throw,
-        (_, None) => Target::Here(read.nexthops.into_iter().find_map(|hop| hop.device)),
-    };
-    Some(Entry {
-        key: raw.key,
-        target,
-        source: read.source,
-        ours: raw.protocol == PROTOCOL,
-    })
-}
-
-fn parse(body: &[u8]) -> Option<RouteMessage> {
-    let parsed = RouteMessage::parse(body);
-    parsed
-        .inspect_err(|error| tracing::debug!("a route cannot be read: {error}"))
-        .ok()
-}
-
-fn route(kind: RouteKind, message: &RouteMessage, links: &Links) -> Route {
-    let (mut nexthops, mut mtu, mut source) = (Vec::new(), None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::MultiPath(hops) => nexthops.extend(hops.iter().map(|hop| several(hop, links))),
-            RouteAttribute::Metrics(metrics) => mtu = route_mtu(metrics),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some((*address).into()),
-            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some((*address).into()),
-            _ => {}
-        }
-    }
-    if nexthops.is_empty() {
-        let onlink = message.header.flags.contains(RouteFlags::Onlink);
-        nexthops.push(nexthop(&message.attributes, None, onlink, 1, links));
-    }
-    // IPv6 hangs the kinds that drop on the loopback link.
-    if kind != RouteKind::Unicast {
-        nexthops.clear();
-    }
-    nexthops.sort();
-    Route {
-        kind,
-        nexthops,
-        mtu,
-        source,
-    }
-}
-
 /// `RTAX_MTU` among a route's metrics.
 pub(crate) fn route_mtu(metrics: &[RouteMetric]) -> Option<Mtu> {
     metrics.iter().find_map(|metric| match metric {
@@ -168,30 +216,30 @@ pub(crate) fn route_mtu(metrics: &[RouteMetric]) -> Option<Mtu> {
     })
 }
 
-fn several(hop: &RouteNextHop, links: &Links) -> NextHop {
-    let onlink = hop.flags.contains(RouteNextHopFlags::Onlink);
-    let index = Some(hop.interface_index);
-    nexthop(&hop.attributes, index, onlink, u16::from(hop.hops) + 1, links)
+/// The same in the attribute itself.
+fn mtu(metrics: &[u8]) -> Option<Mtu> {
+    let (_, mtu) = attributes(metrics).find(|(kind, _)| *kind == RTAX_MTU)?;
+    number(mtu).filter(|mtu| *mtu != 0).map(Mtu)
 }
 
-fn nexthop(attributes: &[RouteAttribute], mut index: Option<u32>, onlink: bool, weight: u16, links: &Links) -> NextHop {
-    let mut via = None;
-    for attribute in attributes {
-        match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
-                via = Some((*address).into());
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(address)) | RouteAttribute::Via(RouteVia::Inet6(address)) => {
-                via = Some((*address).into());
-            }
-            RouteAttribute::Oif(oif) => index = Some(*oif),
-            _ => {}
-        }
-    }
-    NextHop {
-        via,
-        device: index.and_then(|index| links.name(index)).cloned(),
-        weight,
-        onlink,
+/// The attributes of a message by kind; [`NlasIterator`]'s own do not live as long as the message.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    /// `struct rtattr`.
+    const HEADER: usize = 4;
+    NlasIterator::new(bytes).flatten().filter_map(|attribute| {
+        let (kind, end) = (attribute.kind(), HEADER + attribute.value_length());
+        Some((kind, attribute.into_inner().get(HEADER..end)?))
+    })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().map(u32::from_ne_bytes).ok()
+}
+
+/// An address of either family.
+fn address(value: &[u8]) -> Option<IpAddr> {
+    match *value {
+        [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),
+        _ => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
     }
 }

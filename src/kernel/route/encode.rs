@@ -133,22 +133,20 @@ pub(crate) fn add(links: &Links, key: RouteKey, route: &Route) -> Result<(RouteN
     Ok((message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
-/// The message that replaces our route in one step. IPv4 would replace a route of any protocol, so
-/// `holders`, read just before, must know the key as ours alone. (A foreign next hop that was appended to
-/// our IPv6 route has no protocol of its own in the kernel's list: it goes.)
+/// The message that replaces our route in one step. IPv4 would replace a route of any protocol, so `foreign`, read
+/// just before, must not have the key. (A foreign next hop that was appended to our IPv6 route has no protocol of its
+/// own in the kernel's list: it goes.)
 pub(crate) fn replace(
     links: &Links,
-    holders: &Holders,
+    foreign: &Holders,
     key: RouteKey,
     route: &Route,
 ) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
-    let foreign = holders
-        .get(&normalise(key))
-        .and_then(|held| held.iter().find(|route| !route.owner.is_ours()));
+    let taken = foreign.get(&normalise(key)).and_then(|held| held.first());
     if let Some(Owned {
         owner: Owner::Foreign(whose),
         ..
-    }) = foreign
+    }) = taken
     {
         return Err(NetlinkError::Changed(format!(
             "a route with {whose} has taken its place"

@@ -5,13 +5,13 @@ mod decode;
 mod encode;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteMessage, RouteProtocol, RouteType},
+    route::{RouteMessage, RouteProtocol},
 };
 use nix::errno::Errno;
 
@@ -20,7 +20,7 @@ pub(crate) use self::{
     encode::{add, delete, normalise, replace},
 };
 use self::{
-    decode::{Raw, decode, route_kind},
+    decode::{Raw, route_kind},
     encode::set_table,
 };
 use super::{
@@ -40,9 +40,9 @@ use crate::model::{
 /// Who holds a key. IPv4 may hold several routes under one key; the first is the one that is used.
 pub(crate) type Holders = BTreeMap<RouteKey, Vec<Owned<Route>>>;
 
-/// Reads our routes in every table.
-pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<BTreeMap<RouteKey, Route>, NetlinkError> {
-    let mut ours = BTreeMap::new();
+/// Reads our routes in every table, one for each key.
+pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<Vec<(RouteKey, Route)>, NetlinkError> {
+    let mut ours = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
@@ -50,37 +50,32 @@ pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<BTre
         let found = socket
             .dump(
                 RouteNetlinkMessage::GetRoute(request),
-                |found: &mut BTreeMap<RouteKey, Route>, _, body| take_ours(found, links, family, body),
+                |found: &mut Vec<(RouteKey, Route)>, _, body| take_ours(found, links, family, body),
             )
             .await?;
-        ours.extend(found);
+        ours.extend(merged(found));
     }
     Ok(ours)
 }
 
 /// Takes the route that one message of a list shows, if it is ours.
-pub(super) fn take_ours(found: &mut BTreeMap<RouteKey, Route>, links: &Links, family: AddressFamily, body: &[u8]) {
-    let Some(raw) = Raw::of(body, family).filter(|raw| raw.protocol == PROTOCOL) else {
-        return;
-    };
-    if let Some(route) = decode(body, links) {
-        merge(found, raw.key, route);
-    }
+pub(super) fn take_ours(found: &mut Vec<(RouteKey, Route)>, links: &Links, family: AddressFamily, body: &[u8]) {
+    let raw = Raw::of(body, family).filter(|raw| raw.protocol == PROTOCOL);
+    found.extend(raw.and_then(|raw| Some((raw.key, raw.route(links)?))));
 }
 
-/// Older kernels list the next hops of an IPv6 route as routes of their own.
-fn merge(found: &mut BTreeMap<RouteKey, Route>, key: RouteKey, route: Route) {
-    match found.entry(key) {
-        btree_map::Entry::Vacant(entry) => {
-            entry.insert(route);
+/// One route under each key, in the order of keys: older kernels list the next hops of an IPv6 route as routes of
+/// their own. Of IPv4 routes the first counts.
+fn merged(mut found: Vec<(RouteKey, Route)>) -> Vec<(RouteKey, Route)> {
+    found.sort_by_key(|(key, _)| *key);
+    found.dedup_by(|(next, same), (key, first)| {
+        if next == key && key.prefix.is_ipv6() {
+            first.nexthops.append(&mut same.nexthops);
+            first.nexthops.sort();
         }
-        btree_map::Entry::Occupied(mut entry) if key.prefix.is_ipv6() => {
-            let nexthops = &mut entry.get_mut().nexthops;
-            nexthops.extend(route.nexthops);
-            nexthops.sort();
-        }
-        btree_map::Entry::Occupied(_) => {}
-    }
+        next == key
+    });
+    found
 }
 
 /// Reads whatever stands under `keys`, ours or not, and nothing else of the tables concerned.
@@ -88,6 +83,24 @@ pub(crate) async fn read_holders(
     socket: &mut Socket,
     links: &Links,
     keys: &BTreeSet<RouteKey>,
+) -> Result<Holders, NetlinkError> {
+    read_under(socket, links, keys, |_| true).await
+}
+
+/// Reads what stands under `keys` that is not ours.
+pub(crate) async fn read_foreign(
+    socket: &mut Socket,
+    links: &Links,
+    keys: &BTreeSet<RouteKey>,
+) -> Result<Holders, NetlinkError> {
+    read_under(socket, links, keys, |protocol| protocol != PROTOCOL).await
+}
+
+async fn read_under(
+    socket: &mut Socket,
+    links: &Links,
+    keys: &BTreeSet<RouteKey>,
+    wanted: fn(u8) -> bool,
 ) -> Result<Holders, NetlinkError> {
     let tables: BTreeSet<(bool, TableId)> = keys.iter().map(|key| (key.prefix.is_ipv6(), key.table)).collect();
     let mut holders = Holders::new();
@@ -104,8 +117,9 @@ pub(crate) async fn read_holders(
             .dump(
                 RouteNetlinkMessage::GetRoute(request),
                 |found: &mut Holders, _, body| {
-                    let wanted = |key: &RouteKey| key.table == table && keys.contains(key);
-                    take_holder(found, links, family, body, wanted);
+                    take_holder(found, links, family, body, |protocol, key| {
+                        wanted(protocol) && key.table == table && keys.contains(key)
+                    });
                 },
             )
             .await;
@@ -138,7 +152,7 @@ pub(crate) async fn read_around(
                 |found: &mut Vec<Entry>, _, body| {
                     let Some(raw) = Raw::of(body, family) else { return };
                     if raw.plain && raw.key.prefix.contains_any(destinations) {
-                        found.extend(decode::entry(&raw, body, links));
+                        found.extend(raw.entry(links));
                     }
                 },
             )
@@ -148,23 +162,23 @@ pub(crate) async fn read_around(
     Ok(around)
 }
 
-/// Takes the route that one message of a list shows, if it holds a key for which `wanted` holds.
+/// Takes the route that one message of a list shows, if it holds a key and `wanted` holds for its protocol and that key.
 pub(super) fn take_holder(
     found: &mut Holders,
     links: &Links,
     family: AddressFamily,
     body: &[u8],
-    wanted: impl Fn(&RouteKey) -> bool,
+    wanted: impl Fn(u8, &RouteKey) -> bool,
 ) {
-    let raw = Raw::of(body, family).filter(|raw| raw.plain && wanted(&raw.key));
+    let raw = Raw::of(body, family).filter(|raw| raw.plain && wanted(raw.protocol, &raw.key));
     if let Some(raw) = raw {
-        found.entry(raw.key).or_default().push(holder(&raw, body, links));
+        found.entry(raw.key).or_default().push(holder(&raw, links));
     }
 }
 
-fn holder(raw: &Raw, body: &[u8], links: &Links) -> Owned<Route> {
-    let kind = RouteType::from(raw.kind);
-    let value = decode(body, links).unwrap_or_else(|| Route {
+fn holder(raw: &Raw<'_>, links: &Links) -> Owned<Route> {
+    let kind = raw.kind;
+    let value = raw.route(links).unwrap_or_else(|| Route {
         kind: RouteKind::Unicast,
         nexthops: Vec::new(),
         mtu: None,

@@ -40,7 +40,7 @@ impl SyntaxError {
 }
 
 /// Reads a whole text; `None` if it is no JSON at all.
-pub(super) fn parse(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
+pub(super) fn parse(text: &str) -> (Option<Node<'static>>, Vec<SyntaxError>) {
     let mut reader = Reader {
         text,
         at: 0,
@@ -99,7 +99,7 @@ impl Reader<'_> {
         SyntaxError::new(self.at..self.at + length, reason, fix)
     }
 
-    fn value(&mut self, depth: usize) -> Read<Node> {
+    fn value(&mut self, depth: usize) -> Read<Node<'static>> {
         self.white_space();
         self.values += 1;
         if depth > MAX_DEPTH {
@@ -112,7 +112,7 @@ impl Reader<'_> {
         let value = match self.peek() {
             Some(b'{') => self.table(depth)?,
             Some(b'[') => self.list(depth)?,
-            Some(b'"') => Value::Text(self.string()?),
+            Some(b'"') => Value::Text(self.string()?.into()),
             Some(b'-' | b'0'..=b'9') => self.number()?,
             Some(b't') => self.word("true", Value::Boolean(true))?,
             Some(b'f') => self.word("false", Value::Boolean(false))?,
@@ -126,7 +126,7 @@ impl Reader<'_> {
         })
     }
 
-    fn word(&mut self, word: &str, value: Value) -> Read<Value> {
+    fn word(&mut self, word: &str, value: Value<'static>) -> Read<Value<'static>> {
         if self.rest().starts_with(word) {
             self.at += word.len();
             return Ok(value);
@@ -137,12 +137,12 @@ impl Reader<'_> {
         ))
     }
 
-    fn table(&mut self, depth: usize) -> Read<Value> {
+    fn table(&mut self, depth: usize) -> Read<Value<'static>> {
         self.at += 1;
         let mut entries = BTreeMap::new();
         self.white_space();
         if self.take(b'}') {
-            return Ok(Value::Table(entries));
+            return Ok(Value::Table(entries.into_iter().collect()));
         }
         loop {
             self.white_space();
@@ -157,7 +157,7 @@ impl Reader<'_> {
                 return Err(self.unexpected("a key has no value", "write a colon and the value"));
             }
             let node = self.value(depth + 1)?;
-            match entries.entry(name) {
+            match entries.entry(name.into()) {
                 btree_map::Entry::Vacant(vacant) => {
                     vacant.insert(Entry::new(key, node));
                 }
@@ -168,7 +168,7 @@ impl Reader<'_> {
             }
             self.white_space();
             if self.take(b'}') {
-                return Ok(Value::Table(entries));
+                return Ok(Value::Table(entries.into_iter().collect()));
             }
             if !self.take(b',') {
                 return Err(self.unexpected("a table goes on without a comma", "write , or }"));
@@ -176,7 +176,7 @@ impl Reader<'_> {
         }
     }
 
-    fn list(&mut self, depth: usize) -> Read<Value> {
+    fn list(&mut self, depth: usize) -> Read<Value<'static>> {
         self.at += 1;
         let mut items = Vec::new();
         self.white_space();
@@ -207,7 +207,7 @@ impl Reader<'_> {
         self.at - start
     }
 
-    fn number(&mut self) -> Read<Value> {
+    fn number(&mut self) -> Read<Value<'static>> {
         const FIX: &str = "write it without leading zeros, such as 10";
         let start = self.at;
         self.take(b'-');

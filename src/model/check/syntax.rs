@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The tree of a text, as much of it as could be read, and what is wrong with the text.
-pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Found>) {
+pub(super) fn parse(text: &str) -> (Option<Node<'_>>, Vec<Found>) {
     let (tree, errors) = if text.len() > MAX_BYTES {
         let reason = format!("the document is larger than {MAX_BYTES} bytes");
         (
@@ -40,7 +40,7 @@ pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Found>) {
     (tree, found.collect())
 }
 
-fn toml(text: &str) -> (Option<Node>, Vec<SyntaxError>) {
+fn toml(text: &str) -> (Option<Node<'_>>, Vec<SyntaxError>) {
     if let Err(error) = bounded(text) {
         return (None, vec![error]);
     }

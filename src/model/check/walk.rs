@@ -1,6 +1,6 @@
 //! Compares a tree with the schema: unknown and missing keys, types, ranges, words, and the form of text.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, ops::Range};
 
 use super::{
     super::{
@@ -11,13 +11,13 @@ use super::{
     elsewhere::{absent, synonym},
     shape::{Kind, PUBLIC_KEY, Shape, Table},
     shown::{nearest, shown, shown_key},
-    tree::{Entry, Item, Node, Value},
+    tree::{Entries, Entry, Item, Node, Value},
 };
 
 /// Finds everything that is wrong with the form of `root`, and takes it out, so that what remains can be
 /// resolved: whoever corrects a document sees the conflicts at once too. The result is whether anything
 /// remains.
-pub(super) fn check(text: &str, root: &mut Node, shape: &Shape, found: &mut Vec<Found>) -> bool {
+pub(super) fn check(text: &str, root: &mut Node<'_>, shape: &'static Shape, found: &mut Vec<Found>) -> bool {
     let mut walk = Walk {
         text,
         path: Path::default(),
@@ -48,7 +48,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Whether `node` can stay.
-    fn node(&mut self, node: &mut Node, shape: &Shape) -> bool {
+    fn node(&mut self, node: &mut Node<'_>, shape: &'static Shape) -> bool {
         if shape.nullable && matches!(node.value, Value::Null) {
             return true;
         }
@@ -62,7 +62,7 @@ impl Walk<'_> {
             (Value::Text(content), Kind::Text { .. }) => match self.text(content, &shape.kind, &place) {
                 Text::Good => true,
                 Text::Meant(value) => {
-                    *content = value;
+                    *content = value.into();
                     true
                 }
                 Text::Bad => false,
@@ -83,14 +83,14 @@ impl Walk<'_> {
         }
     }
 
-    fn table(&mut self, entries: &mut BTreeMap<String, Entry>, table: &Table, place: &Range<usize>) -> bool {
+    fn table(&mut self, entries: &mut Entries<'_>, table: &'static Table, place: &Range<usize>) -> bool {
         let mut whole = true;
-        let mut misspelt = self.unknown_keys(entries, table);
+        let misspelt = self.unknown_keys(entries, table);
         entries.retain(|name, entry| {
-            let Some(shape) = table.fields.get(name) else {
+            let Some((name, shape)) = table.fields.get_key_value(name) else {
                 return false;
             };
-            self.path.push(Segment::Key(Cow::Owned(name.clone())));
+            self.path.push(Segment::Key(Cow::Borrowed(name)));
             let mut good = self.node(&mut entry.node, shape);
             for mut again in std::mem::take(&mut entry.again) {
                 self.node(&mut again, shape);
@@ -101,18 +101,20 @@ impl Walk<'_> {
                 let before = self.text.get(..entry.key.start).filter(|_| self.found.len() < SPOKEN);
                 // With a stand-in the rest of the element still meets everybody else.
                 good = stand_in(shape, before, entry.key.start).is_some_and(|text| {
-                    entry.node.value = Value::Text(text);
+                    entry.node.value = Value::Text(text.into());
                     true
                 });
                 whole &= good;
             }
             good
         });
-        entries.append(&mut misspelt);
+        for (name, entry) in misspelt {
+            entries.insert(name, entry);
+        }
         for name in &table.required {
             // A required key with a bad value was taken out above, and is not missing.
-            if whole && !entries.contains_key(name) {
-                self.path.push(Segment::Key(Cow::Owned(name.clone())));
+            if whole && entries.get(name).is_none() {
+                self.path.push(Segment::Key(Cow::Borrowed(name)));
                 let fix = match table.fields.get(name).map(|shape| &shape.kind) {
                     Some(Kind::Number { least, most }) if least == most => format!("write {name} = {least}"),
                     _ => format!("write {name} = and its value"),
@@ -129,32 +131,32 @@ impl Walk<'_> {
     }
 
     /// Takes out what stands under keys that are unknown, and gives back what is good under the keys that are meant.
-    fn unknown_keys(&mut self, entries: &mut BTreeMap<String, Entry>, table: &Table) -> BTreeMap<String, Entry> {
-        let unknown: Vec<_> = entries
-            .keys()
-            .filter(|name| !table.fields.contains_key(*name))
-            .cloned()
-            .collect();
-        let mut misspelt = BTreeMap::new();
+    fn unknown_keys<'t>(&mut self, entries: &mut Entries<'t>, table: &'static Table) -> Vec<(&'static str, Entry<'t>)> {
+        let unknown = entries
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !table.fields.contains_key(*name));
+        let unknown: Vec<String> = unknown.map(str::to_owned).collect();
+        let mut misspelt = Vec::new();
         for name in unknown {
             let Some(mut entry) = entries.remove(&name) else {
                 continue;
             };
             let place = self.found.len();
-            let Some(near) = self.unknown_key(&name, &entry, table) else {
+            let near = self
+                .unknown_key(&name, &entry, table)
+                .filter(|near| entries.get(near).is_none());
+            let Some((near, shape)) = near.and_then(|near| table.fields.get_key_value(near)) else {
                 continue;
             };
-            let Some(shape) = table.fields.get(&near).filter(|_| !entries.contains_key(&near)) else {
-                continue;
-            };
-            self.path.push(Segment::Key(Cow::Owned(near.clone())));
+            self.path.push(Segment::Key(Cow::Borrowed(near)));
             let good = self.node(&mut entry.node, shape);
             self.path.pop();
             if good {
                 if let Some(found) = self.found.get_mut(place) {
                     found.meant = true;
                 }
-                misspelt.insert(near, entry);
+                misspelt.push((near.as_str(), entry));
             } else {
                 // Perhaps something else is meant.
                 self.found.truncate(place + 1);
@@ -164,7 +166,7 @@ impl Walk<'_> {
     }
 
     /// Reports a key that is unknown; the result is the one that may be meant.
-    fn unknown_key(&mut self, name: &str, entry: &Entry, table: &Table) -> Option<String> {
+    fn unknown_key(&mut self, name: &str, entry: &Entry<'_>, table: &'static Table) -> Option<&'static str> {
         let known = table.fields.keys().map(String::as_str);
         // Nobody reads the thousandth error; looking for its nearest key would cost more than all the rest.
         let near = Some(name).filter(|_| self.found.len() < MAX_ERRORS);
@@ -187,10 +189,10 @@ impl Walk<'_> {
             ..Found::new(entry.key.start, self.path.clone(), reason, fix)
         });
         self.path.pop();
-        near.map(str::to_owned)
+        near
     }
 
-    fn list(&mut self, items: &mut Vec<Item>, shape: &Shape, most: usize, place: &Range<usize>) -> bool {
+    fn list(&mut self, items: &mut Vec<Item<'_>>, shape: &'static Shape, most: usize, place: &Range<usize>) -> bool {
         if items.len() > most {
             let reason = format!("this list has {} elements", items.len());
             self.report(place, false, reason, format!("write at most {most}"));

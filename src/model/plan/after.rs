@@ -95,7 +95,6 @@ impl After {
     ) -> BTreeMap<(TableId, InterfaceName), Vec<RouteKey>> {
         let mut direct: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (key, route) in &desired.routes {
-            let ours = observed.routes.get(key).is_none_or(|there| there.owner.is_ours());
             if let (
                 [
                     NextHop {
@@ -105,10 +104,10 @@ impl After {
                     },
                 ],
                 RouteKind::Unicast,
-                true,
-            ) = (route.nexthops.as_slice(), route.kind, ours)
+            ) = (route.nexthops.as_slice(), route.kind)
             {
-                if self.links.get(device) == Some(&true) && self.source(route).is_ok() {
+                let ours = observed.routes.get(key).is_none_or(|there| there.owner.is_ours());
+                if ours && self.links.get(device) == Some(&true) && self.source(route).is_ok() {
                     direct.entry((key.table, device.clone())).or_default().push(*key);
                 }
             }

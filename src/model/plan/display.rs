@@ -90,7 +90,8 @@ impl Operation {
 }
 
 fn route_line(key: &RouteKey, route: &Route) -> String {
-    let mut line = format!("route {}", nexthops_to(Some(key.prefix), route));
+    let mut line = "route ".to_owned();
+    nexthops_to(&mut line, Some(key.prefix), route);
     let _ = write!(line, " metric {}", key.metric);
     if key.table != TableId::MAIN {
         let _ = write!(line, " table {}", key.table);
@@ -100,31 +101,53 @@ fn route_line(key: &RouteKey, route: &Route) -> String {
 
 /// What a route does with packets, without where to.
 pub(super) fn nexthops(route: &Route) -> String {
-    nexthops_to(None, route)
+    let mut line = String::new();
+    nexthops_to(&mut line, None, route);
+    line
 }
 
-fn nexthops_to(prefix: Option<Prefix>, route: &Route) -> String {
-    let kind = (route.kind != RouteKind::Unicast).then(|| route.kind.to_string());
-    let mut words: Vec<String> = kind
-        .into_iter()
-        .chain(prefix.map(|prefix| prefix.to_string()))
-        .collect();
-    match route.nexthops.as_slice() {
-        [only] => words.push(only.to_string()),
-        several => words.extend(several.iter().map(|hop| format!("nexthop {hop} weight {}", hop.weight))),
+/// Adds it to a line; there may be a hundred thousand.
+fn nexthops_to(line: &mut String, prefix: Option<Prefix>, route: &Route) {
+    let mut between = "";
+    let mut word = |word: fmt::Arguments<'_>| {
+        let _ = write!(line, "{between}{word}");
+        between = " ";
+    };
+    if route.kind != RouteKind::Unicast {
+        word(format_args!("{}", route.kind));
     }
-    words.extend(route.source.map(|source| format!("src {source}")));
-    words.extend(route.mtu.map(|mtu| format!("mtu {mtu}")));
-    words.join(" ")
+    if let Some(prefix) = prefix {
+        word(format_args!("{prefix}"));
+    }
+    match route.nexthops.as_slice() {
+        [only] => word(format_args!("{only}")),
+        several => several
+            .iter()
+            .for_each(|hop| word(format_args!("nexthop {hop} weight {}", hop.weight))),
+    }
+    if let Some(source) = route.source {
+        word(format_args!("src {source}"));
+    }
+    if let Some(mtu) = route.mtu {
+        word(format_args!("mtu {mtu}"));
+    }
 }
 
 impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let via = self.via.map(|via| format!("via {via}"));
-        let device = self.device.as_ref().map(|device| format!("dev {device}"));
-        let onlink = self.onlink.then(|| "onlink".to_owned());
-        let words: Vec<_> = via.into_iter().chain(device).chain(onlink).collect();
-        f.pad(&words.join(" "))
+        let mut between = "";
+        if let Some(via) = self.via {
+            write!(f, "via {via}")?;
+            between = " ";
+        }
+        if let Some(device) = &self.device {
+            write!(f, "{between}dev {device}")?;
+            between = " ";
+        }
+        match self.onlink {
+            true => write!(f, "{between}onlink"),
+            false => Ok(()),
+        }
     }
 }
 

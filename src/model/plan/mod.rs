@@ -149,11 +149,11 @@ pub fn scope(
     resolved: &BTreeMap<HostName, IpAddr>,
 ) -> Scope {
     let mut scope = Scope::default();
-    for state in previous.into_iter().chain([desired]) {
-        scope.include(state);
-        let networks = state.addresses.iter().map(|entry| entry.address.prefix());
-        scope.routes.extend(networks.map(routes::guard_key));
-    }
+    let states = || previous.into_iter().chain([desired]);
+    states().for_each(|state| scope.include(state));
+    let guards = states().flat_map(|state| state.addresses.iter().map(|entry| entry.address.prefix()));
+    let routes = states().flat_map(|state| state.routes.keys().copied());
+    scope.routes = routes.chain(guards.map(routes::guard_key)).collect();
     scope.wireguard.extend(ledger.links.iter().cloned());
     scope.sysctls.extend(ledger.sysctls.keys().cloned());
     for ((name, _), endpoint) in endpoints(desired, resolved) {

@@ -10,6 +10,7 @@ use super::{
     super::{
         desired::{Action, Address, Desired, NextHop, Route, RouteKey, Rule},
         document::RouteKind,
+        in_order::InOrder,
         observed::{Observed, Owned, Owner},
         ports::Operation,
         preference::kernel_metric,
@@ -87,64 +88,65 @@ impl Surroundings<'_> {
 /// Plans routes.
 pub(super) fn plan(desired: &Desired, observed: &Observed, surroundings: &Surroundings<'_>, draft: &mut Draft) {
     let tables = Tables::new(desired, observed);
-    let mut there = BTreeMap::new();
-    for (key, has) in ours(observed) {
-        if surroundings.loses(key, has) {
-            let guarded = Operation::ReplaceRoute {
-                key: *key,
-                route: guard(),
-            };
-            draft.add(Step::Guard, guarded);
-            there.insert(*key, guard());
-        } else {
-            there.insert(*key, has.clone());
-        }
-    }
-    guard_connected(desired, observed, surroundings, &mut there, draft);
-    let (wanted, carriers) = feasible(desired, observed, surroundings, &there, draft);
+    let guard = guard();
+    let ours = observed.routes.iter().filter(|(_, there)| there.owner.is_ours());
+    let mut there: BTreeMap<RouteKey, &Route> = ours
+        .map(|(key, has)| {
+            if !surroundings.loses(key, &has.value) {
+                return (*key, &has.value);
+            }
+            let (key, route) = (*key, guard.clone());
+            draft.add(Step::Guard, Operation::ReplaceRoute { key, route });
+            (key, &guard)
+        })
+        .collect();
+    guard_connected(desired, observed, surroundings, (&mut there, &guard), draft);
+    let mut wanted = feasible(desired, observed, surroundings, &there, draft);
 
-    let mut gone: Vec<_> = there.iter().filter(|(key, _)| !wanted.contains_key(key)).collect();
+    let mut stays = InOrder::new(wanted.keys.iter().map(|key| (key, ())));
+    let mut gone: Vec<_> = there.iter().filter(|(key, _)| stays.get(key).is_none()).collect();
     gone.sort_by_key(|(key, _)| Reverse((tables.rank(key), Reverse(key.prefix.length()), key.metric)));
     for (key, route) in gone {
-        let (key, route) = (*key, route.clone());
+        let (key, route) = (*key, (*route).clone());
         draft.add(tables.removal(&key), Operation::DeleteRoute { key, route });
     }
-    let mut wanted: Vec<_> = wanted.into_iter().collect();
     // A route that makes another's gateway reachable comes before it, whatever their lengths.
-    wanted.sort_by_key(|(key, _)| {
-        let carrier = carriers.contains(key);
+    wanted.changes.sort_by_key(|(key, ..)| {
+        let carrier = wanted.carriers.contains(key);
         (!carrier, tables.rank(key), Reverse(key.prefix.length()), key.metric)
     });
-    for (key, route) in wanted {
-        let operation = match there.get(&key) {
-            Some(has) if same(&route, has) => continue,
-            Some(_) => Operation::ReplaceRoute { key, route },
-            None => Operation::AddRoute { key, route },
+    for (key, route, replaces) in wanted.changes {
+        let operation = match replaces {
+            true => Operation::ReplaceRoute { key, route },
+            false => Operation::AddRoute { key, route },
         };
         draft.add(tables.addition(&key), operation);
     }
 }
 
-fn ours(observed: &Observed) -> impl Iterator<Item = (&RouteKey, &Route)> {
-    observed
-        .routes
-        .iter()
-        .filter(|(_, there)| there.owner.is_ours())
-        .map(|(key, there)| (key, &there.value))
+/// The routes that can be in the kernel when this plan has been carried out.
+#[derive(Debug, Default)]
+struct Feasible {
+    /// Their keys, in order.
+    keys: Vec<RouteKey>,
+    /// Those that are not there as they should be, and whether another of ours is.
+    changes: Vec<(RouteKey, Route, bool)>,
+    /// Those that make gateways reachable.
+    carriers: BTreeSet<RouteKey>,
 }
 
-/// The routes that can be in the kernel when this plan has been carried out, and those of them that make
-/// gateways reachable. Says what waits and what is in the way.
+/// The routes that can be in the kernel when this plan has been carried out. Says what waits and what is in the way.
 fn feasible(
     desired: &Desired,
     observed: &Observed,
     surroundings: &Surroundings<'_>,
-    there: &BTreeMap<RouteKey, Route>,
+    there: &BTreeMap<RouteKey, &Route>,
     draft: &mut Draft,
-) -> (BTreeMap<RouteKey, Route>, BTreeSet<RouteKey>) {
-    let (mut wanted, mut carriers) = (BTreeMap::new(), BTreeSet::new());
+) -> Feasible {
+    let mut wanted = Feasible::default();
+    let (mut read, mut there) = (InOrder::new(&observed.routes), InOrder::new(there));
     for (key, route) in &desired.routes {
-        if let Some(Owned { value, owner }) = observed.routes.get(key).filter(|there| !there.owner.is_ours()) {
+        if let Some(Owned { value, owner }) = read.get(key).filter(|there| !there.owner.is_ours()) {
             let reason = format!(
                 "a route with the same key is there that is not ours: {}",
                 foreign(value, owner)
@@ -152,27 +154,28 @@ fn feasible(
             draft.conflict(Object::Route(*key), reason);
             continue;
         }
+        let has = there.get(key).copied();
         // What the kernel has taken already needs no judgement of ours, unless its link goes.
-        if there
-            .get(key)
-            .is_some_and(|has| same(route, has) && surroundings.keeps(has))
-        {
-            wanted.insert(*key, route.clone());
+        if has.is_some_and(|has| same(route, has) && surroundings.keeps(has)) {
+            wanted.keys.push(*key);
             continue;
         }
         if key.prefix.is_ipv6() && !observed.capabilities.ipv6 {
             draft.wait(Object::Route(*key), "the kernel has no IPv6");
             continue;
         }
-        let (now, missing) = takes(key, route, surroundings.after, &mut carriers);
+        let (now, missing) = takes(key, route, surroundings.after, &mut wanted.carriers);
         if let Some(reason) = missing {
             draft.wait(Object::Route(*key), reason);
         }
         if let Some(now) = now {
-            wanted.insert(*key, now);
+            wanted.keys.push(*key);
+            if !has.is_some_and(|has| same(&now, has)) {
+                wanted.changes.push((*key, now, has.is_some()));
+            }
         }
     }
-    (wanted, carriers)
+    wanted
 }
 
 /// What the kernel will take of a route, and what keeps the rest out: of several next hops those that are
@@ -213,11 +216,17 @@ fn takes(
 /// Whether a route in the kernel is the desired one. A next hop without a device takes any: the kernel
 /// chose it by the gateway.
 pub(super) fn same(wanted: &Route, has: &Route) -> bool {
-    let mut left: Vec<&NextHop> = has.nexthops.iter().collect();
     let matches = |wanted: &NextHop, has: &NextHop| {
         let device = wanted.device.is_none() || wanted.device == has.device;
         device && (wanted.via, wanted.weight, wanted.onlink) == (has.via, has.weight, has.onlink)
     };
+    if (wanted.kind, wanted.mtu, wanted.source) != (has.kind, has.mtu, has.source) {
+        return false;
+    }
+    if let ([wanted], [has]) = (wanted.nexthops.as_slice(), has.nexthops.as_slice()) {
+        return matches(wanted, has);
+    }
+    let mut left: Vec<&NextHop> = has.nexthops.iter().collect();
     let mut take = |wanted: &NextHop| match left.iter().position(|has| matches(wanted, has)) {
         Some(index) => {
             left.swap_remove(index);
@@ -225,9 +234,7 @@ pub(super) fn same(wanted: &Route, has: &Route) -> bool {
         }
         None => false,
     };
-    (wanted.kind, wanted.mtu, wanted.source) == (has.kind, has.mtu, has.source)
-        && wanted.nexthops.len() == has.nexthops.len()
-        && wanted.nexthops.iter().all(&mut take)
+    wanted.nexthops.len() == has.nexthops.len() && wanted.nexthops.iter().all(&mut take)
 }
 
 fn foreign(value: &Route, owner: &Owner) -> String {
@@ -240,11 +247,11 @@ fn foreign(value: &Route, owner: &Owner) -> String {
 
 /// Guards the connected networks of links and addresses that are made anew, where the new state still wants anything in
 /// them.
-fn guard_connected(
+fn guard_connected<'a>(
     desired: &Desired,
     observed: &Observed,
     surroundings: &Surroundings<'_>,
-    there: &mut BTreeMap<RouteKey, Route>,
+    (there, guard): (&mut BTreeMap<RouteKey, &'a Route>, &'a Route),
     draft: &mut Draft,
 ) {
     let goes = |entry: &Address| surroundings.links.goes_early(&entry.device) || surroundings.early.contains(entry);
@@ -262,8 +269,8 @@ fn guard_connected(
         let host = network == Prefix::host(network.address());
         let taken = observed.routes.contains_key(&key) || there.contains_key(&key) || desired.routes.contains_key(&key);
         if !host && !taken && still_wanted(network) {
-            let route = guard();
-            there.insert(key, route.clone());
+            there.insert(key, guard);
+            let route = guard.clone();
             draft.add(Step::Guard, Operation::AddRoute { key, route });
         }
     }

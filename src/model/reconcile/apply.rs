@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
-    Done, Live, Machine, Note, Now, Submission, Write,
+    Done, Live, Machine, Note, Now, Operations, Submission, Write,
     machine::{Step, Then},
     names::doubled,
 };
@@ -34,8 +35,8 @@ pub(super) struct Job {
     begun: bool,
     /// Its revision, once it began.
     revision: Option<Revision>,
-    /// The first plan: what the document changes.
-    first: Option<Plan>,
+    /// The operations of the first plan: what the document changes.
+    first: Option<Operations>,
     /// Whom it cuts off, perhaps.
     cut: Vec<Finding>,
     attempts: u32,
@@ -65,6 +66,10 @@ enum Ending {
 impl Job {
     pub(super) fn desired(&self) -> &Desired {
         &self.submission.desired
+    }
+
+    pub(super) fn shared_desired(&self) -> Arc<Desired> {
+        Arc::clone(&self.submission.desired)
     }
 
     pub(super) fn secrets(&self) -> &Secrets {
@@ -134,24 +139,24 @@ impl Machine {
     }
 
     /// The next move of the job, given what is left to do.
-    pub(super) fn advance(&mut self, plan: Plan, now: Now) {
+    pub(super) fn advance(&mut self, mut plan: Plan, now: Now) {
         let Some(job) = &mut self.job else { return };
-        job.first.get_or_insert_with(|| plan.clone());
+        let operations = Operations::new(std::mem::take(&mut plan.operations));
+        job.first.get_or_insert_with(|| Arc::clone(&operations));
         if let Some(back) = &job.back {
-            let operations = without(&plan, back);
+            let operations = without(&operations, back);
             self.back(operations);
         } else if !job.begun && self.saving.owes_revert() {
             self.save();
         } else if !job.begun && !job.submission.same {
-            match self.refusal(&plan) {
+            match self.refusal(&operations) {
                 Some(failure) => self.end(Err(failure), now),
-                None => self.begin(plan),
+                None => self.begin(operations),
             }
-        } else if plan.is_empty() {
+        } else if operations.is_empty() {
             self.equal(plan);
         } else if job.attempts >= ATTEMPTS {
-            let line = plan
-                .operations
+            let line = operations
                 .first()
                 .map(|operation| operation.line().1)
                 .unwrap_or_default();
@@ -160,18 +165,17 @@ impl Machine {
             self.roll_back(Failure::new(FailureKind::Refused, why), now);
         } else {
             job.attempts += 1;
-            self.execute(plan.operations);
+            self.execute(operations);
         }
     }
 
     /// Its beginning is stored before its first change.
-    fn begin(&mut self, plan: Plan) {
+    fn begin(&mut self, operations: Operations) {
         let Some(job) = &self.job else { return };
         let ticket = job.submission.ticket;
         let before = Box::new(self.ledger.clone());
-        self.prepare(&plan.operations);
+        self.prepare(&operations);
         let write = Write::Begin(ticket, self.ledger.clone());
-        let operations = plan.operations;
         self.store(write, Then::Begin { operations, before });
     }
 
@@ -180,7 +184,7 @@ impl Machine {
         let Some(job) = &mut self.job else { return };
         job.ending = Some(Ending::Applied);
         let (ticket, same, confirm) = (job.submission.ticket, job.submission.same, job.submission.confirm);
-        let desired = job.submission.desired.clone();
+        let desired = job.shared_desired();
         self.plan = plan;
         if let Some(observed) = &self.observed {
             self.ledger.settle(&desired, observed);
@@ -318,7 +322,7 @@ impl Machine {
         let Some(back) = &mut job.back else { return };
         if !operations.is_empty() && job.attempts < ATTEMPTS + u32::try_from(back.left.len()).unwrap_or(ATTEMPTS) {
             job.attempts += 1;
-            self.execute(operations);
+            self.execute(operations.into());
             return;
         }
         for operation in &operations {
@@ -346,11 +350,11 @@ impl Machine {
                 let took = now.monotonic.saturating_sub(job.since);
                 let revision = revision.or(job.revision.take()).or(unchanged);
                 let mut plan = self.plan.clone();
-                plan.operations = job.first.take().unwrap_or_default().operations;
+                plan.operations = job.first.take().map(Arc::unwrap_or_clone).unwrap_or_default();
                 let (confirm, cut) = (job.submission.confirm, std::mem::take(&mut job.cut));
                 let live = Live {
                     revision: revision.clone(),
-                    desired: job.submission.desired.clone(),
+                    desired: job.shared_desired(),
                 };
                 let secrets = job.secrets.take().unwrap_or_default();
                 self.safe = None;
@@ -397,10 +401,10 @@ impl Machine {
     }
 }
 
-/// The operations of `plan` but for objects that were given up.
-fn without(plan: &Plan, back: &Back) -> Vec<Operation> {
+/// `operations` but for objects that were given up.
+fn without(operations: &[Operation], back: &Back) -> Vec<Operation> {
     let kept = |operation: &&Operation| !back.left.contains_key(&operation.object());
-    plan.operations.iter().filter(kept).cloned().collect()
+    operations.iter().filter(kept).cloned().collect()
 }
 
 /// One line: what was refused, and whether the old state is back.

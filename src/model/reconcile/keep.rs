@@ -99,7 +99,7 @@ impl Machine {
         if equal {
             self.settle();
         } else if !operations.is_empty() {
-            self.execute(operations);
+            self.execute(operations.into());
         }
     }
 

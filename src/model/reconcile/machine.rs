@@ -2,11 +2,12 @@
 
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use super::{
-    Answer, Effect, Event, Live, Note, Now, Ticket,
+    Answer, Effect, Event, Live, Note, Now, Operations, Ticket,
     apply::Job,
     fights::Fights,
     keep::Keeper,
@@ -20,7 +21,7 @@ use crate::model::{
     ledger::Ledger,
     observed::{Observed, Scope},
     plan::{self, Plan, Secrets},
-    ports::{ObserveError, Operation},
+    ports::ObserveError,
     types::HostName,
 };
 
@@ -40,7 +41,7 @@ pub(super) enum Step {
     /// The store is being written; then.
     Store(Then),
     /// These operations are being carried out.
-    Execute(Vec<Operation>),
+    Execute(Operations),
     /// Nothing until then: the kernel was short of memory or somebody else's change was under way.
     Pause(Duration),
 }
@@ -49,10 +50,10 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) enum Then {
     /// The change that it protects.
-    Execute(Vec<Operation>),
+    Execute(Operations),
     /// The first change of a job; without it the ledger is as before.
     Begin {
-        operations: Vec<Operation>,
+        operations: Operations,
         before: Box<Ledger>,
     },
     /// The end of a job, or nothing.
@@ -219,7 +220,7 @@ impl Machine {
     fn target(&self) -> Option<(&Desired, &Secrets)> {
         match &self.job {
             Some(job) if !job.is_rolling_back() => Some((job.desired(), job.secrets())),
-            _ => self.live.as_ref().map(|live| (&live.desired, &self.secrets)),
+            _ => self.live.as_ref().map(|live| (&*live.desired, &self.secrets)),
         }
     }
 
@@ -282,7 +283,7 @@ impl Machine {
         if self.safe.is_some() && self.reading.secrets.is_some_and(|due| due <= now.monotonic) {
             self.read_secrets();
         } else if let Some(job) = self.job.as_ref().filter(|job| job.wants_secrets()) {
-            self.effects.push(Effect::ReadSecrets(Box::new(job.desired().clone())));
+            self.effects.push(Effect::ReadSecrets(job.shared_desired()));
             self.step = Step::Secrets { job: true };
         } else if self.wake().is_some_and(|wake| wake <= now.monotonic) {
             self.read(now);
@@ -306,14 +307,14 @@ impl Machine {
     fn read_secrets(&mut self) {
         self.reading.secrets = None;
         if let Some(live) = &self.live {
-            self.effects.push(Effect::ReadSecrets(Box::new(live.desired.clone())));
+            self.effects.push(Effect::ReadSecrets(Arc::clone(&live.desired)));
             self.step = Step::Secrets { job: false };
         }
     }
 
     /// What has to be read for the document in force and the one being applied.
     fn scope(&self) -> Scope {
-        let live = self.live.as_ref().map(|live| &live.desired);
+        let live = self.live.as_ref().map(|live| &*live.desired);
         let (desired, previous) = match &self.job {
             Some(job) if job.is_rolling_back() => (live, Some(job.desired())),
             Some(job) => (Some(job.desired()), live),
@@ -329,7 +330,7 @@ impl Machine {
     }
 
     pub(super) fn follow_names(&mut self, now: Now) {
-        let live = self.live.as_ref().map(|live| &live.desired);
+        let live = self.live.as_ref().map(|live| &*live.desired);
         let states = [live, self.job.as_ref().map(Job::desired)];
         self.names.follow(states.into_iter().flatten(), now.monotonic);
     }

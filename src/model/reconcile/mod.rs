@@ -25,7 +25,10 @@ mod trial;
 mod view;
 mod ways;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 pub use keep::Repairs;
 pub use machine::Machine;
@@ -62,8 +65,11 @@ pub struct Live {
     /// Its revision; none for the empty state before the first one.
     pub revision: Option<Revision>,
     /// What it means.
-    pub desired: Desired,
+    pub desired: Arc<Desired>,
 }
+
+/// Operations on their way: whoever carries them out and whoever remembers them share them.
+pub type Operations = Arc<Vec<Operation>>;
 
 /// A document to apply.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +77,7 @@ pub struct Submission {
     /// Which submission this is.
     pub ticket: Ticket,
     /// What the document means.
-    pub desired: Desired,
+    pub desired: Arc<Desired>,
     /// Who asked, for whoever comes next.
     pub holder: String,
     /// It is the document in force: make the kernel equal to it, but store no revision.
@@ -132,11 +138,11 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Read the keys that this state names; make those it wants generated.
-    ReadSecrets(Box<Desired>),
+    ReadSecrets(Arc<Desired>),
     /// Read the world.
     Observe(Scope),
     /// Carry out operations, in order.
-    Execute(Vec<Operation>),
+    Execute(Operations),
     /// Write to the store, and flush.
     Store(Write),
     /// Ask for the addresses of a name.

@@ -1,9 +1,9 @@
 //! What is written to the store: before the change that it protects, and again where it could not be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Effect, Machine, Note, Now, Write,
+    Effect, Machine, Note, Now, Operations, Write,
     machine::{Step, Then},
     names::doubled,
 };
@@ -141,7 +141,7 @@ impl Machine {
     }
 
     /// Carries out `operations`; what the ledger has to say about them is stored before.
-    pub(super) fn execute(&mut self, operations: Vec<Operation>) {
+    pub(super) fn execute(&mut self, operations: Operations) {
         self.prepare(&operations);
         if self.saving.has(&self.ledger) {
             self.start(operations);
@@ -150,8 +150,8 @@ impl Machine {
         }
     }
 
-    pub(super) fn start(&mut self, operations: Vec<Operation>) {
-        self.effects.push(Effect::Execute(operations.clone()));
+    pub(super) fn start(&mut self, operations: Operations) {
+        self.effects.push(Effect::Execute(Arc::clone(&operations)));
         self.step = Step::Execute(operations);
     }
 

@@ -50,7 +50,7 @@ impl Machine {
 
     /// What to read for `desired` beside the document in force.
     pub fn scope_with(&self, desired: &Desired) -> Scope {
-        let live = self.live.as_ref().map(|live| &live.desired);
+        let live = self.live.as_ref().map(|live| &*live.desired);
         plan::scope(desired, live, &self.ledger, &self.names.addresses())
     }
 

@@ -7,7 +7,8 @@ use crate::model::{
     desired::Desired,
     guard::{self, Guarded, Question},
     observed::{Observed, Scope},
-    plan::{self, Plan},
+    plan,
+    ports::Operation,
     service::{CUT_CONFIRM, Failure, FailureKind},
     status::Finding,
 };
@@ -18,8 +19,14 @@ impl Machine {
         scope.ways = self.ways(desired, &self.guarded(desired, present));
     }
 
-    /// Whom the plan for `desired` would cut off, if `observed` was read as [`Self::watch`] says.
-    pub fn cut(&self, desired: &Desired, observed: &Observed, plan: &Plan, present: &[Guarded]) -> Vec<Finding> {
+    /// Whom the plan's operations for `desired` would cut off, if `observed` was read as [`Self::watch`] says.
+    pub fn cut(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+        operations: &[Operation],
+        present: &[Guarded],
+    ) -> Vec<Finding> {
         let guarded = self.guarded(desired, present);
         if guarded.is_empty() {
             return Vec::new();
@@ -29,7 +36,7 @@ impl Machine {
             ways: &self.ways(desired, &guarded),
             endpoints: &plan::endpoints(desired, &self.names.addresses()),
         };
-        guard::cut(&question, observed, desired, &plan.operations)
+        guard::cut(&question, observed, desired, operations)
     }
 
     /// The destinations around which routes matter: whoever is guarded, endpoints, and gateways.
@@ -38,7 +45,7 @@ impl Machine {
             return BTreeSet::new();
         }
         let resolved = self.names.addresses();
-        let states = self.live.iter().map(|live| &live.desired).chain([desired]);
+        let states = self.live.iter().map(|live| &*live.desired).chain([desired]);
         let endpoints = states.flat_map(|state| plan::endpoints(state, &resolved).into_values());
         let devices = self.observed.iter().flat_map(|observed| observed.wireguard.values());
         let roamed = devices.flat_map(|device| device.peers.values().filter_map(|peer| peer.endpoint));
@@ -49,17 +56,17 @@ impl Machine {
     }
 
     fn guarded(&self, desired: &Desired, present: &[Guarded]) -> Vec<Guarded> {
-        let live = self.live.as_ref().map(|live| &live.desired);
+        let live = self.live.as_ref().map(|live| &*live.desired);
         let networks = guard::management(desired, live);
         present.iter().cloned().chain(networks).collect()
     }
 
     /// Why the job must not begin: it would cut somebody off, and nobody said that it may. If somebody did, it has
     /// to be confirmed.
-    pub(super) fn refusal(&mut self, plan: &Plan) -> Option<Failure> {
+    pub(super) fn refusal(&mut self, operations: &[Operation]) -> Option<Failure> {
         let submission = self.job.as_ref()?.asked()?;
         let (observed, may_cut) = (self.observed.as_ref()?, submission.may_cut);
-        let cut = self.cut(&submission.desired, observed, plan, &submission.present);
+        let cut = self.cut(&submission.desired, observed, operations, &submission.present);
         if cut.is_empty() {
             return None;
         }

@@ -13,10 +13,13 @@ use super::{
     Origin, Resolver,
 };
 
+/// Where something stands, for what may be wrong with it.
+type Place<'a> = &'a dyn Fn() -> Path;
+
 impl Resolver<'_> {
     pub(super) fn static_routes(&mut self) {
         for (index, route) in self.document.route.iter().enumerate() {
-            let path = Path::new("route").index(index);
+            let path = || Path::new("route").index(index);
             let key = self.route_key(route, &path);
             let nexthops = match route.kind {
                 RouteKind::Unicast => self.nexthops(route, &path),
@@ -27,15 +30,15 @@ impl Resolver<'_> {
                 .is_some_and(|source| source.is_ipv6() != route.to.is_ipv6())
             {
                 let fix = "write a source of the destination's family";
-                self.refuse(
-                    path.clone().key("source"),
-                    "source and destination differ in family",
-                    fix,
-                );
+                self.refuse(path().key("source"), "source and destination differ in family", fix);
             }
             if let Some(origin) = self.origins.get(&key) {
                 let reason = format!("this route has the same destination, table and metric as {origin}");
-                self.refuse(path.key("to"), reason, "give one of them another metric, or remove it");
+                self.refuse(
+                    path().key("to"),
+                    reason,
+                    "give one of them another metric, or remove it",
+                );
                 continue;
             }
             self.origins.insert(key, Origin::Static(index));
@@ -49,18 +52,17 @@ impl Resolver<'_> {
         }
     }
 
-    fn route_key(&mut self, route: &document::Route, path: &Path) -> RouteKey {
+    fn route_key(&mut self, route: &document::Route, path: Place<'_>) -> RouteKey {
         let table = route.table.unwrap_or(TableId::MAIN);
         let metric = route.metric.unwrap_or(STATIC_METRIC);
-        let metric_path = path.clone().key("metric");
         if table == TableId::LOCAL {
             let reason = "the local table is the kernel's own";
-            self.refuse(path.clone().key("table"), reason, "write main or another table");
+            self.refuse(path().key("table"), reason, "write main or another table");
         }
         if metric > MAX_METRIC {
             let reason = "FRR reads such a metric as an administrative distance";
             self.refuse(
-                metric_path.clone(),
+                path().key("metric"),
                 reason,
                 format!("write at most {MAX_METRIC}, and distance if meant"),
             );
@@ -68,7 +70,7 @@ impl Resolver<'_> {
         let metric = kernel_metric(route.distance.unwrap_or(STATIC_DISTANCE), metric);
         if metric == DYNAMIC_METRIC {
             let reason = "FRR installs its routes with metric 20 and would overwrite this one";
-            self.refuse(metric_path, reason, "write 2 to 19, or 21 and more");
+            self.refuse(path().key("metric"), reason, "write 2 to 19, or 21 and more");
         }
         RouteKey {
             table,
@@ -78,7 +80,7 @@ impl Resolver<'_> {
     }
 
     /// A route that drops has nothing of a route that leads somewhere.
-    fn no_nexthops(&mut self, route: &document::Route, path: &Path) -> Vec<NextHop> {
+    fn no_nexthops(&mut self, route: &document::Route, path: Place<'_>) -> Vec<NextHop> {
         let fields = [
             ("via", route.via.is_some()),
             ("dev", route.dev.is_some()),
@@ -89,12 +91,12 @@ impl Resolver<'_> {
         ];
         for (name, _) in fields.iter().filter(|(_, there)| *there) {
             let reason = "a route of this type leads nowhere and has no such setting";
-            self.refuse(path.clone().key(name), reason, format!("remove {name}, or type"));
+            self.refuse(path().key(name), reason, format!("remove {name}, or type"));
         }
         Vec::new()
     }
 
-    fn nexthops(&mut self, route: &document::Route, path: &Path) -> Vec<NextHop> {
+    fn nexthops(&mut self, route: &document::Route, path: Place<'_>) -> Vec<NextHop> {
         if route.nexthops.is_empty() {
             let hop = NextHop {
                 via: route.via,
@@ -108,12 +110,12 @@ impl Resolver<'_> {
         for (name, there) in [("via", route.via.is_some()), ("dev", route.dev.is_some())] {
             if there {
                 let reason = "a route has either via and dev, or nexthops";
-                self.refuse(path.clone().key(name), reason, "write it as one of the nexthops");
+                self.refuse(path().key(name), reason, "write it as one of the nexthops");
             }
         }
         let mut hops: Vec<NextHop> = Vec::with_capacity(route.nexthops.len());
         for (index, written) in route.nexthops.iter().enumerate() {
-            let place = path.clone().key("nexthops").index(index);
+            let place = || path().key("nexthops").index(index);
             let hop = NextHop {
                 via: written.via,
                 device: written.dev.clone(),
@@ -127,7 +129,7 @@ impl Resolver<'_> {
                 .any(|other| other.via == hop.via && other.device == hop.device)
             {
                 let fix = "remove one of the two, or raise the other's weight";
-                self.refuse(place, "this next hop stands here twice", fix);
+                self.refuse(place(), "this next hop stands here twice", fix);
             }
             hops.push(hop);
         }
@@ -135,11 +137,11 @@ impl Resolver<'_> {
         hops
     }
 
-    fn check_nexthop(&mut self, hop: &NextHop, route: &document::Route, path: &Path) {
+    fn check_nexthop(&mut self, hop: &NextHop, route: &document::Route, path: Place<'_>) {
         if hop.onlink && (hop.via.is_none() || hop.device.is_none()) {
             let fix = "write via and dev, or remove onlink";
             let reason = "onlink needs a gateway and an interface";
-            self.problems.push(Problem::absence(path.clone(), HOP, reason, fix));
+            self.problems.push(Problem::absence(path(), HOP, reason, fix));
         }
         let Some(via) = hop.via else {
             if hop.device.is_none() {
@@ -148,30 +150,30 @@ impl Resolver<'_> {
                     [] => "write via, dev, nexthops, or a type such as blackhole",
                     _ => "write via or dev",
                 };
-                self.problems.push(Problem::absence(path.clone(), HOP, reason, fix));
+                self.problems.push(Problem::absence(path(), HOP, reason, fix));
             }
             return;
         };
-        let place = path.clone().key("via");
+        let place = || path().key("via");
         if is_no_gateway(via) {
             self.refuse(
-                place.clone(),
+                place(),
                 "no gateway has this address",
                 "write the next hop's own address",
             );
         }
         if via.is_ipv4() && route.to.is_ipv6() {
             let reason = "an IPv6 destination cannot be reached through an IPv4 gateway";
-            self.refuse(place.clone(), reason, "write an IPv6 gateway, or dev");
+            self.refuse(place(), reason, "write an IPv6 gateway, or dev");
         }
         if is_link_local(via) && hop.device.is_none() {
             let reason = "a link-local gateway means nothing without its interface";
             let fix = "write dev with the interface it is on";
-            self.problems.push(Problem::absence(place.clone(), HOP, reason, fix));
+            self.problems.push(Problem::absence(place(), HOP, reason, fix));
         }
         if self.own.contains(&via) {
             self.refuse(
-                place,
+                place(),
                 "this is an address of this appliance itself",
                 "write the far end's address",
             );

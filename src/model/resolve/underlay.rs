@@ -20,6 +20,9 @@ impl Resolver<'_> {
     /// into the endpoint's own tunnel. Where connected networks of the appliance would be better, the
     /// document cannot know it; a route that says so costs one line.
     pub(super) fn underlay(&mut self) {
+        if self.document.wireguard.is_empty() {
+            return;
+        }
         let ways = self.main_table();
         let mut swallowed = Vec::new();
         for (index, tunnel) in self.document.wireguard.iter().enumerate() {

@@ -6,8 +6,10 @@ use super::{Invalid, textual};
 
 /// The name of a network interface: what `dev_valid_name()` in `net/core/dev.c` accepts, less the two
 /// names (`all`, `default`) that mean something else under `/proc/sys/net/*/conf`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InterfaceName(String);
+///
+/// It stands in every next hop, so it is kept in place: the bytes, then zeros, which are in no name and keep the order.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InterfaceName([u8; Self::MAX_BYTES]);
 
 impl InterfaceName {
     /// The kernel's `IFNAMSIZ` less its terminating zero, in bytes.
@@ -15,7 +17,10 @@ impl InterfaceName {
 
     /// The name as the kernel takes it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::MAX_BYTES);
+        let bytes = self.0.get(..end).unwrap_or_default();
+        // A name is ASCII.
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 }
 
@@ -32,7 +37,9 @@ impl FromStr for InterfaceName {
         } else if text.contains(|c: char| c == '/' || c == ':' || c == '%' || !c.is_ascii_graphic()) {
             "an interface name has a character the kernel refuses"
         } else {
-            return Ok(Self(text.to_owned()));
+            let mut name = [0; Self::MAX_BYTES];
+            name.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+            return Ok(Self(name));
         };
         Err(Invalid::new(reason, FIX))
     }
@@ -40,7 +47,13 @@ impl FromStr for InterfaceName {
 
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InterfaceName").field(&self.as_str()).finish()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use super::{Invalid, textual};
+use super::{Invalid, pad, textual};
 
 /// A network: an address whose host bits are zero, with its length (RFC 4632, RFC 4291).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,7 +91,7 @@ impl FromStr for Prefix {
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0.to_string())
+        pad(f, &self.0)
     }
 }
 
@@ -161,7 +161,7 @@ impl FromStr for InterfaceAddress {
 
 impl fmt::Display for InterfaceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0.to_string())
+        pad(f, &self.0)
     }
 }
 

@@ -62,7 +62,7 @@ fn a_refused_document_leaves_the_old_state_and_one_line() {
                 .contains("a fault was asked for; the previous state is back"),
             "{failure}"
         );
-        assert_eq!(bench.disk.live.as_ref().unwrap().desired, first());
+        assert_eq!(*bench.disk.live.as_ref().unwrap().desired, first());
         assert!(bench.disk.pending.is_none());
         assert_eq!(bench.world.state.routes, before.routes);
         assert_eq!(bench.world.state.addresses, before.addresses);
@@ -136,7 +136,7 @@ fn one_apply_at_a_time() {
         Event::Submitted(Box::new(super::super::Submission {
             confirm: None,
             ticket: 100,
-            desired: first(),
+            desired: first().into(),
             holder: "bob (pid 9)".into(),
             same: false,
             ..Default::default()
@@ -167,8 +167,8 @@ fn killed_at_any_moment_the_next_machine_ends_at_old_or_new() {
         assert!(equals(&next, &live.desired), "killed before effect {fuse}");
         assert_eq!(next.machine.state(), State::InSync);
         assert!(next.disk.pending.is_none(), "killed before effect {fuse}");
-        let new = live.desired == second();
-        assert!(new || live.desired == first());
+        let new = *live.desired == second();
+        assert!(new || *live.desired == first());
         ends[usize::from(new)] += 1;
         if finished {
             assert!(new);
@@ -229,7 +229,7 @@ fn a_disk_that_fails_at_any_write_hears_of_the_end_later() {
             bench.disk.room = None;
             bench.pass(Duration::from_secs(60));
             let live = bench.disk.live.clone().unwrap();
-            assert_eq!(live.desired == second(), applied);
+            assert_eq!(*live.desired == second(), applied);
             assert!(equals(&bench, &live.desired));
             assert!(bench.disk.pending.is_none(), "{room} writes: {:?}", bench.notes);
             assert_eq!(bench.machine.state(), State::InSync);

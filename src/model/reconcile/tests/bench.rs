@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -66,6 +67,7 @@ impl Disk {
                     because: "the disk says so".into(),
                 });
                 let revision = Some(revision(number));
+                let desired = desired.into();
                 self.live = Some(Live { revision, desired });
                 self.live.as_ref().and_then(|live| live.revision.clone())
             }
@@ -81,7 +83,7 @@ impl Disk {
                 let fallback = self.trial.take().ok_or("none is on trial")?.fallback;
                 let reverted = self.live.take().ok_or("none is in force")?;
                 let number = reverted.revision.map(|revision| revision.number);
-                self.pending = number.map(|number| (number, reverted.desired));
+                self.pending = number.map(|number| (number, Arc::unwrap_or_clone(reverted.desired)));
                 self.live = fallback.revision.is_some().then_some(fallback);
                 None
             }
@@ -200,15 +202,15 @@ impl Bench {
             }
             Effect::Execute(operations) => {
                 let mut applied = Applied::default();
-                for operation in operations {
+                for operation in operations.iter() {
                     if self.fuse == Some(0) {
                         return None;
                     }
                     self.fuse = self.fuse.map(|left| left - 1);
-                    let result = self.world.carry_out(&operation);
+                    let result = self.world.carry_out(operation);
                     let heard = self.unheard != Some(0);
                     self.unheard = self.unheard.and_then(|left| left.checked_sub(1));
-                    match result.and_then(|()| if heard { Ok(()) } else { Err(no_answer(&operation)) }) {
+                    match result.and_then(|()| if heard { Ok(()) } else { Err(no_answer(operation)) }) {
                         Ok(()) => applied.done += 1,
                         Err(failure) => {
                             applied.failure = Some(failure);
@@ -285,11 +287,11 @@ impl Bench {
         self.submitted.insert(ticket, desired.clone());
         self.event(Event::Submitted(Box::new(Submission {
             ticket,
-            desired: desired.clone(),
+            desired: desired.clone().into(),
             holder: "alice (pid 7)".into(),
             same: confirm.is_none()
                 && self.machine.trial().is_none()
-                && live.is_some_and(|live| live.desired == *desired && live.revision.is_some()),
+                && live.is_some_and(|live| *live.desired == *desired && live.revision.is_some()),
             confirm,
             present: self.guard.0.clone(),
             may_cut: self.guard.1,

@@ -1,5 +1,7 @@
 //! Safe mode: nothing is done until somebody applies a document.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::model::reconcile::Machine;
 
@@ -50,7 +52,7 @@ fn nothing_is_read_or_changed_whatever_happens() {
 }
 
 /// What the store says is in force.
-fn first_or_second(bench: &Bench) -> Desired {
+fn first_or_second(bench: &Bench) -> Arc<Desired> {
     bench.disk.live.as_ref().unwrap().desired.clone()
 }
 

@@ -18,7 +18,7 @@ fn on_trial() -> Bench {
 
 fn reverted(bench: &Bench) -> bool {
     equals(bench, &first())
-        && bench.machine.live().unwrap().desired == first()
+        && *bench.machine.live().unwrap().desired == first()
         && bench.machine.state() == State::InSync
         && bench.disk.pending.is_none()
         && bench.disk.trial.is_none()

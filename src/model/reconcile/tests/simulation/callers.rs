@@ -1,6 +1,6 @@
 //! People and programs that want something of the daemon.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Happening, Sim, documents, landscape::parsed, phases::Phase, witness::Asked};
 use crate::model::{
@@ -42,7 +42,7 @@ impl Sim {
     fn submit(&mut self) {
         let desired = match self.dice.below(10) {
             0 => Desired::default(),
-            1 => self.disk.live.clone().unwrap_or_default().desired,
+            1 => Arc::unwrap_or_clone(self.disk.live.clone().unwrap_or_default().desired),
             2 => self.dice.one(self.documents.values().cloned()).unwrap_or_default(),
             _ => documents::random(&mut self.dice, self.ipv6),
         };
@@ -52,7 +52,7 @@ impl Sim {
         let live = process.machine.live();
         let same = confirm.is_none()
             && process.machine.trial().is_none()
-            && live.is_some_and(|live| live.desired == desired && live.revision.is_some());
+            && live.is_some_and(|live| *live.desired == desired && live.revision.is_some());
         let ticket = self.ticket();
         self.documents.insert(ticket, desired.clone());
         if self.documents.len() > REMEMBERED {
@@ -73,7 +73,7 @@ impl Sim {
         self.witness.asked(ticket, asked);
         self.deliver(Event::Submitted(Box::new(Submission {
             ticket,
-            desired,
+            desired: desired.into(),
             holder: "alice (pid 7)".into(),
             same,
             confirm,
@@ -119,7 +119,7 @@ impl Sim {
                 let stored = kept.and_then(|live| live.revision.as_ref()).map(number);
                 assert_eq!(said, stored, "an acknowledged revision is in the store");
                 assert_eq!(live, kept, "and in force");
-                assert_eq!(live.map(|live| &live.desired), self.documents.get(&ticket));
+                assert_eq!(live.map(|live| &*live.desired), self.documents.get(&ticket));
                 if !done.cut.is_empty() {
                     assert!(!asked.guarded, "it cut somebody off without a word: {:?}", done.cut);
                     assert!(self.disk.trial.is_some(), "who was cut off has no way back");

@@ -35,7 +35,7 @@ impl Sim {
             }
             Effect::Execute(operations) => {
                 let time = self.takes(100 * MICRO, 5 * MILLI);
-                self.later(time, Happening::Operation(operations, 0));
+                self.later(time, Happening::Operation(operations.to_vec(), 0));
             }
             Effect::Store(write) => {
                 let time = self.takes(200 * MICRO, 10 * MILLI);

@@ -54,9 +54,9 @@ impl Sim {
 
     /// Everything that the machine keeps is bounded by what it is about.
     fn proves_small(machine: &Machine) {
-        let mut documents = vec![machine.live.as_ref().map(|live| &live.desired)];
+        let mut documents = vec![machine.live.as_ref().map(|live| &*live.desired)];
         documents.push(machine.job.as_ref().map(|job| job.desired()));
-        documents.push(machine.trial.as_ref().map(|trial| &trial.fallback.desired));
+        documents.push(machine.trial.as_ref().map(|trial| &*trial.fallback.desired));
         let documents: Vec<&Desired> = documents.into_iter().flatten().collect();
         let size = |document: &&Desired| {
             let peers: usize = document.wireguard.values().map(|tunnel| 1 + tunnel.peers.len()).sum();
@@ -101,7 +101,7 @@ impl Sim {
         }
         let (desired, secrets) = match (&machine.job, &machine.live) {
             (Some(job), _) => (job.desired(), job.secrets()),
-            (None, Some(live)) => (&live.desired, &machine.secrets),
+            (None, Some(live)) => (&*live.desired, &machine.secrets),
             (None, None) => return,
         };
         let scope = machine.scope_with(desired);
@@ -316,7 +316,7 @@ impl Sim {
     /// While it was quiet there was little to read.
     pub(super) fn proves_quiet(&self) {
         let (time, readings) = self.witness.quiet_readings(self.time);
-        let live = self.disk.live.as_ref().map(|live| &live.desired);
+        let live = self.disk.live.as_ref().map(|live| &*live.desired);
         let interval = live.and_then(|live| live.settings.reconcile_interval);
         let minutes = usize::try_from(time.as_secs() / 60).unwrap() + 1;
         let periodic = interval.map_or(0, |interval| minutes * 60 / interval as usize + 1);
