@@ -174,7 +174,10 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 /// The kinds that a datagram announces.
 pub(super) fn kinds(mut datagram: &[u8]) -> BTreeSet<Announcement> {
     let mut kinds = BTreeSet::new();
-    while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
+    while !datagram.is_empty() {
+        let Ok(message) = NetlinkBuffer::new_checked(datagram) else {
+            break;
+        };
         kinds.extend(kind(message.message_type(), message.payload()));
         let end = (message.length() as usize).next_multiple_of(4);
         datagram = datagram.get(end..).unwrap_or_default();
