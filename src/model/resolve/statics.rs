@@ -18,6 +18,8 @@ type Place<'a> = &'a dyn Fn() -> Path;
 
 impl Resolver<'_> {
     pub(super) fn static_routes(&mut self) {
+        // Put into the map at once: there may be a hundred thousand.
+        let mut routes = Vec::with_capacity(self.document.route.len());
         for (index, route) in self.document.route.iter().enumerate() {
             let path = || Path::new("route").index(index);
             let key = self.route_key(route, &path);
@@ -48,8 +50,9 @@ impl Resolver<'_> {
                 mtu: route.mtu,
                 source: route.source,
             };
-            self.desired.routes.insert(key, route);
+            routes.push((key, route));
         }
+        self.desired.routes.append(&mut routes.into_iter().collect());
     }
 
     fn route_key(&mut self, route: &document::Route, path: Place<'_>) -> RouteKey {
