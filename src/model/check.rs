@@ -12,6 +12,7 @@ mod properties;
 mod serde;
 mod shape;
 mod shown;
+mod stand_in;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -108,8 +109,10 @@ struct Found {
 enum Sort {
     /// The text itself is broken here; what was read nearby may never have been meant.
     Syntax,
-    /// A key is unknown or missing, which a broken text may only make it seem.
+    /// A key is unknown, which a broken text may only make it seem.
     Key,
+    /// A key is missing, which a broken text may only make it seem.
+    Missing,
     /// A value is wrong.
     Value,
 }
@@ -235,6 +238,11 @@ impl<'a> Reading<'a> {
         let Some(tree) = &self.tree else { return Vec::new() };
         let place = |problem: Problem| {
             let located = tree.locate(&problem.path);
+            let reason = match &problem.other {
+                // In terms of the text, from which some may have been taken out.
+                Some(other) => problem.reason.replace("{}", &tree.locate(other).path.to_string()),
+                None => problem.reason,
+            };
             let public = located.path.last_key() == Some(shape::PUBLIC_KEY);
             let scalar = located
                 .node
@@ -242,8 +250,9 @@ impl<'a> Reading<'a> {
             Found {
                 value: scalar
                     .and_then(|node| self.text.get(node.span.clone()))
+                    .filter(|source| !source.is_empty())
                     .map(|source| shown::shown(source, public)),
-                ..Found::new(located.offset, located.path, problem.reason, problem.fix)
+                ..Found::new(located.offset, located.path, reason, problem.fix)
             }
         };
         problems.into_iter().map(place).collect()

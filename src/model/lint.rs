@@ -159,9 +159,10 @@ fn priorities(document: &Document, warnings: &mut Vec<Problem>) {
         });
         let other = seen.insert((rule.priority, family), index);
         if let Some(other) = other {
-            let reason = format!("rule[{other}] has the same priority, and which is asked first is chance");
+            let reason = "{} has the same priority, and which is asked first is chance";
             let path = Path::new("rule").index(index).key("priority");
-            warnings.push(Problem::new(path, reason, "give each rule its own priority"));
+            let problem = Problem::new(path, reason, "give each rule its own priority");
+            warnings.push(problem.with(Path::new("rule").index(other)));
         }
     }
 }

@@ -77,10 +77,12 @@ impl fmt::Display for Path {
 pub struct Problem {
     /// The place.
     pub path: Path,
-    /// What is wrong, without the value itself.
+    /// What is wrong, without the value itself; `{}` in it is where `other` is.
     pub reason: String,
     /// What to write instead.
     pub fix: String,
+    /// Another place that has to do with it.
+    pub other: Option<Path>,
     /// The problem is that something else is not there. Not worth a word while that may be in a part of the
     /// document which could not be read.
     pub absence: Option<Absence>,
@@ -119,7 +121,17 @@ impl Problem {
             path,
             reason: reason.into(),
             fix: fix.into(),
+            other: None,
             absence: None,
+        }
+    }
+
+    /// The same, with another place that has to do with it: `{}` in the reason.
+    #[must_use]
+    pub fn with(self, other: Path) -> Self {
+        Self {
+            other: Some(other),
+            ..self
         }
     }
 

@@ -15,7 +15,6 @@ mod underlay;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
@@ -107,11 +106,11 @@ enum Origin {
     AllowedIp(Path),
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Origin {
+    fn path(&self) -> Path {
         match self {
-            Self::Static(index) => write!(f, "route[{index}]"),
-            Self::AllowedIp(path) => path.fmt(f),
+            Self::Static(index) => Path::new("route").index(*index),
+            Self::AllowedIp(path) => path.clone(),
         }
     }
 }

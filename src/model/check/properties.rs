@@ -250,7 +250,7 @@ fn rule() -> impl Strategy<Value = Rule> {
 fn document() -> impl Strategy<Value = Document> {
     let metrics = of(some::<MetricsAddress>(&["off", "127.0.0.1:1", "[::1]:9586"]));
     let appliance = (
-        of("[a-z\n\t\u{7f}é]{1,9}"),
+        of("[a-z \"\\\\é😀]{1,9}"),
         metrics,
         vec(some(&["10.0.0.0/8"]), 0..2),
         of(0..=86_400_u32),

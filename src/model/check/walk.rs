@@ -3,14 +3,12 @@
 use std::{borrow::Cow, ops::Range};
 
 use super::{
-    super::{
-        problem::{Path, Segment},
-        types::{InterfaceName, PublicKey},
-    },
+    super::problem::{Path, Segment},
     Found, MAX_ERRORS, Sort,
     elsewhere::{absent, synonym},
     shape::{Kind, PUBLIC_KEY, Shape, Table},
     shown::{nearest, shown, shown_key},
+    stand_in::StandIn,
     tree::{Entries, Entry, Item, Node, Value},
 };
 
@@ -86,6 +84,10 @@ impl Walk<'_> {
     fn table(&mut self, entries: &mut Entries<'_>, table: &'static Table, place: &Range<usize>) -> bool {
         let mut whole = true;
         let misspelt = self.unknown_keys(entries, table);
+        // Of an element whose network is not known, its gateway and its source tell the family.
+        let ipv6 = entries
+            .iter()
+            .any(|(_, entry)| matches!(&entry.node.value, Value::Text(text) if text.contains(':')));
         entries.retain(|name, entry| {
             let Some((name, shape)) = table.fields.get_key_value(name) else {
                 return false;
@@ -97,13 +99,8 @@ impl Walk<'_> {
             }
             self.path.pop();
             if !good && table.required.contains(name) {
-                // Counting lines again and again would be dear in a text that is one long error.
-                let before = self.text.get(..entry.key.start).filter(|_| self.found.len() < SPOKEN);
-                // With a stand-in the rest of the element still meets everybody else.
-                good = stand_in(shape, before, entry.key.start).is_some_and(|text| {
-                    entry.node.value = Value::Text(text.into());
-                    true
-                });
+                let before = self.found.len() - 1;
+                good = self.stand_in(entry, shape, ipv6, before);
                 whole &= good;
             }
             good
@@ -112,22 +109,64 @@ impl Walk<'_> {
             entries.insert(name, entry);
         }
         for name in &table.required {
-            // A required key with a bad value was taken out above, and is not missing.
+            // A required key with a bad value that nothing can stand in for was taken out above, and is not missing.
             if whole && entries.get(name).is_none() {
-                self.path.push(Segment::Key(Cow::Borrowed(name)));
-                let fix = match table.fields.get(name).map(|shape| &shape.kind) {
-                    Some(Kind::Number { least, most }) if least == most => format!("write {name} = {least}"),
-                    _ => format!("write {name} = and its value"),
-                };
-                self.found.push(Found {
-                    sort: Sort::Key,
-                    ..Found::new(place.start, self.path.clone(), "this key is required", fix)
-                });
-                self.path.pop();
-                whole = false;
+                whole = self.missing(entries, name, table, place, ipv6);
             }
         }
         whole
+    }
+
+    /// Reports a required key that is not there, and puts something in its place; whether that was possible.
+    fn missing(
+        &mut self,
+        entries: &mut Entries<'_>,
+        name: &'static str,
+        table: &'static Table,
+        place: &Range<usize>,
+        ipv6: bool,
+    ) -> bool {
+        let Some(shape) = table.fields.get(name) else {
+            return false;
+        };
+        self.path.push(Segment::Key(Cow::Borrowed(name)));
+        let fix = match shape.kind {
+            Kind::Number { least, most } if least == most => format!("write {name} = {least}"),
+            _ => format!("write {name} = and its value"),
+        };
+        let before = self.found.len();
+        self.found.push(Found {
+            sort: Sort::Missing,
+            ..Found::new(place.start, self.path.clone(), "this key is required", fix)
+        });
+        self.path.pop();
+        let here = place.start..place.start;
+        let nothing = Node {
+            span: here.clone(),
+            value: Value::Null,
+        };
+        let mut entry = Entry::new(here, nothing);
+        let stands = self.stand_in(&mut entry, shape, ipv6, before);
+        if stands {
+            entries.insert(name, entry);
+        }
+        stands
+    }
+
+    /// Puts something in the place of what the error of this number is about, so that the rest of the element still
+    /// meets everybody else; whether that was possible.
+    fn stand_in(&mut self, entry: &mut Entry<'_>, shape: &Shape, ipv6: bool, error: usize) -> bool {
+        let place = entry.key.start;
+        // Counting lines again and again would be dear in a text that is one long error.
+        let before = self.text.get(..place).filter(|_| self.found.len() < SPOKEN);
+        let Some(StandIn { value, plain }) = StandIn::find(&shape.kind, before, place, ipv6) else {
+            return false;
+        };
+        entry.node.value = value;
+        if let Some(found) = self.found.get_mut(error) {
+            found.meant = plain;
+        }
+        true
     }
 
     /// Takes out what stands under keys that are unknown, and gives back what is good under the keys that are meant.
@@ -241,6 +280,11 @@ impl Walk<'_> {
             self.report(place, true, reason, format!("write {least} to {most}"));
             return Text::Bad;
         }
+        if content.contains(char::is_control) {
+            let reason = "this text has a character that is no text (a control character)";
+            self.report(place, true, reason, "write it without");
+            return Text::Bad;
+        }
         let Some(format) = format else { return Text::Good };
         match (format.check)(content) {
             Ok(()) => Text::Good,
@@ -282,38 +326,6 @@ impl Walk<'_> {
         });
         false
     }
-}
-
-/// A name or key that nobody writes, for one that is wrong: unique by its place in the text, so that no two
-/// of them conflict. A name says line and column, for it may stand in another error.
-fn stand_in(shape: &Shape, before: Option<&str>, place: usize) -> Option<String> {
-    let Kind::Text {
-        format: Some(format), ..
-    } = &shape.kind
-    else {
-        return None;
-    };
-    match format.name {
-        "interface-name" => Some(spoken_place(before, place)),
-        PUBLIC_KEY => {
-            let mut bytes = [0xff; 32];
-            let number = place.to_be_bytes();
-            bytes.iter_mut().zip(number).for_each(|(to, from)| *to = from);
-            Some(PublicKey::from_bytes(bytes).to_string())
-        }
-        _ => None,
-    }
-}
-
-/// `?LINE-COLUMN` of what follows `before`, if that fits a name; the place itself otherwise.
-fn spoken_place(before: Option<&str>, place: usize) -> String {
-    let spoken = before.map(|before| {
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        format!("?{line}-{column}")
-    });
-    let fitting = spoken.filter(|spoken| spoken.len() <= InterfaceName::MAX_BYTES);
-    fitting.unwrap_or_else(|| format!("?{place}"))
 }
 
 /// What belongs here, and how to write it.

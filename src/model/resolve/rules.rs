@@ -129,8 +129,8 @@ impl Resolver<'_> {
                     suppress_prefixlength: written.suppress_prefixlength,
                 };
                 if let Some(other) = origins.insert(rule.clone(), index) {
-                    let reason = format!("rule[{other}] is the same rule");
-                    self.refuse(path.clone(), reason, "remove one of the two");
+                    let problem = Problem::new(path.clone(), "{} is the same rule", "remove one of the two");
+                    self.problems.push(problem.with(Path::new("rule").index(other)));
                     break;
                 }
                 self.desired.rules.insert(rule);

@@ -35,12 +35,11 @@ impl Resolver<'_> {
                 self.refuse(path().key("source"), "source and destination differ in family", fix);
             }
             if let Some(origin) = self.origins.get(&key) {
-                let reason = format!("this route has the same destination, table and metric as {origin}");
-                self.refuse(
-                    path().key("to"),
-                    reason,
-                    "give one of them another metric, or remove it",
-                );
+                let other = origin.path();
+                let reason = "this route has the same destination, table and metric as {}";
+                let fix = "give one of them another metric, or remove it";
+                self.problems
+                    .push(Problem::new(path().key("to"), reason, fix).with(other));
                 continue;
             }
             self.origins.insert(key, Origin::Static(index));
@@ -127,6 +126,10 @@ impl Resolver<'_> {
                 onlink: route.onlink,
             };
             self.check_nexthop(&hop, route, &place);
+            if hop.via.is_none() && route.to.is_ipv6() && route.nexthops.len() > 1 {
+                let reason = "the kernel takes no IPv6 next hop without a gateway among several";
+                self.problems.push(Problem::absence(place(), HOP, reason, "write via"));
+            }
             if hops
                 .iter()
                 .any(|other| other.via == hop.via && other.device == hop.device)

@@ -134,12 +134,9 @@ impl<'a> Resolver<'a> {
             for (number, prefix) in peer.allowed_ips.iter().enumerate() {
                 let place = path.clone().key("allowed-ips").index(number);
                 if let Some(other) = owners.get(prefix) {
-                    let reason = format!("{other} is the same network, and a network belongs to one peer");
-                    self.refuse(
-                        place,
-                        reason,
-                        "remove one of the two; a longer prefix may lie inside a shorter one",
-                    );
+                    let reason = "{} is the same network, and a network belongs to one peer";
+                    let fix = "remove one of the two; a longer prefix may lie inside a shorter one";
+                    self.problems.push(Problem::new(place, reason, fix).with(other.clone()));
                 } else {
                     owners.insert(*prefix, place);
                 }
@@ -231,15 +228,16 @@ impl<'a> Resolver<'a> {
             metric: STATIC_METRIC,
         };
         if let Some(origin) = self.origins.get(&key) {
-            let reason = match origin {
+            let other = match origin {
                 // Written out, perhaps with an MTU or a source: it says more than we would.
                 Origin::Static(index) if self.leads_into(*index, &tunnel.name) => return,
                 // The same network twice within the tunnel is told where peers are.
                 Origin::AllowedIp(other) if other.segments().get(..2) == place.segments().get(..2) => return,
-                origin => format!("the route to this network is {origin}'s already"),
+                origin => origin.path(),
             };
+            let reason = "the route to this network is {}'s already";
             let fix = "set routes = false on one of the peers, or another table on its tunnel";
-            self.refuse(place, reason, fix);
+            self.problems.push(Problem::new(place, reason, fix).with(other));
             return;
         }
         self.origins.insert(key, Origin::AllowedIp(place));

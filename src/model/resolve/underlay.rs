@@ -1,13 +1,13 @@
 //! Whether encrypted packets would be led into the tunnel they come from.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     super::{
         document::{self, RouteKind},
         prefixes::PrefixMap,
         problem::{Absence, Path, Problem},
-        types::{Endpoint, Fwmark, Host, InterfaceName, TableId},
+        types::{Endpoint, Fwmark, Host, InterfaceName, Prefix, TableId},
     },
     Resolver,
 };
@@ -15,45 +15,81 @@ use super::{
 /// What can lead packets past a tunnel.
 const WAYS: Absence = Absence::Anywhere(&["route", "rule", "uplink", "fwmark", "table", "addresses", "allowed-ips"]);
 
+/// What is known of the ways that encrypted packets take.
+struct Ways<'a> {
+    /// Where the main table leads: into a tunnel, or somewhere else.
+    main: PrefixMap<Option<&'a InterfaceName>>,
+    /// The tunnels whose encrypted packets take it, with the endpoints behind their allowed IPs.
+    behind: BTreeMap<&'a InterfaceName, PrefixMap<Option<IpAddr>>>,
+}
+
+impl<'a> Ways<'a> {
+    /// The tunnels through which the packets of `tunnel` to this endpoint pass, if the last of them leads into `tunnel`
+    /// again; with the prefix that leads into the first.
+    fn back(&self, tunnel: &InterfaceName, endpoint: IpAddr) -> Option<(Prefix, Vec<&'a InterfaceName>)> {
+        let (first, _) = self.main.longest(endpoint)?;
+        let (mut address, mut passed) = (endpoint, Vec::new());
+        while passed.len() < self.behind.len() {
+            let (_, device) = self.main.longest(address)?;
+            let device = (*device)?;
+            if device == tunnel {
+                return Some((*first, passed));
+            }
+            passed.push(device);
+            let (_, next) = self.behind.get(device)?.longest(address)?;
+            address = (*next)?;
+        }
+        None
+    }
+}
+
 impl Resolver<'_> {
     /// Refuses endpoints to which the best route of the main table, as far as the document makes it, leads
-    /// into the endpoint's own tunnel. Where connected networks of the appliance would be better, the
-    /// document cannot know it; a route that says so costs one line.
+    /// into the endpoint's own tunnel, at once or through others. Where connected networks of the appliance would be
+    /// better, the document cannot know it; a route that says so costs one line.
     pub(super) fn underlay(&mut self) {
         if self.document.wireguard.is_empty() {
             return;
         }
-        let ways = self.main_table();
+        let ways = self.ways();
         let mut swallowed = Vec::new();
         for (index, tunnel) in self.document.wireguard.iter().enumerate() {
-            if tunnel.uplink.is_some() || self.is_led_elsewhere(self.numbers.of(index).fwmark) {
+            if !ways.behind.contains_key(&tunnel.name) {
                 continue;
             }
             for (number, peer) in tunnel.peers.iter().enumerate() {
                 let Some(address) = peer.endpoint.as_ref().and_then(literal) else {
                     continue;
                 };
-                let best = ways.longest(address);
-                let Some((prefix, _)) = best.filter(|(_, device)| **device == Some(&tunnel.name)) else {
+                let Some((prefix, passed)) = ways.back(&tunnel.name, address) else {
                     continue;
                 };
-                let place = Path::new("wireguard")
-                    .index(index)
-                    .key("peers")
-                    .index(number)
-                    .key("endpoint");
-                let reason = format!(
-                    "the route to {prefix} leads the packets to this endpoint into {} itself",
-                    tunnel.name
-                );
-                let fix = format!(
-                    "write a [[route]] to {address} over the interface that leads there, or set uplink on {}",
-                    tunnel.name
-                );
-                swallowed.push(Problem::absence(place, WAYS, reason, fix));
+                let place = Path::new("wireguard").index(index).key("peers").index(number);
+                swallowed.push(swallows(place.key("endpoint"), &tunnel.name, address, prefix, &passed));
             }
         }
         self.problems.append(&mut swallowed);
+    }
+
+    fn ways(&self) -> Ways<'_> {
+        let tunnels = self.document.wireguard.iter().enumerate();
+        let follow = tunnels.filter(|(index, tunnel)| {
+            tunnel.uplink.is_none() && !self.is_led_elsewhere(self.numbers.of(*index).fwmark)
+        });
+        let behind = follow.map(|(_, tunnel)| {
+            let mut map = PrefixMap::default();
+            for peer in &tunnel.peers {
+                let endpoint = peer.endpoint.as_ref().and_then(literal);
+                for prefix in &peer.allowed_ips {
+                    map.insert(*prefix, endpoint);
+                }
+            }
+            (&tunnel.name, map)
+        });
+        Ways {
+            main: self.main_table(),
+            behind: behind.collect(),
+        }
     }
 
     /// Where the main table leads, as far as the document makes it: a tunnel, or somewhere else.
@@ -91,6 +127,20 @@ impl Resolver<'_> {
         let mut rules = self.document.rule.iter().filter(matches);
         mark.is_set() && rules.any(|rule| rule.table != Some(TableId::MAIN))
     }
+}
+
+/// That the packets to an endpoint come back into their tunnel.
+fn swallows(place: Path, tunnel: &InterfaceName, to: IpAddr, by: Prefix, passed: &[&InterfaceName]) -> Problem {
+    let way = match passed {
+        [] => format!("into {tunnel} itself"),
+        [others @ .., last] => {
+            let others: String = others.iter().map(|name| format!("{name}, ")).collect();
+            format!("through {others}{last}, whose endpoint is behind {tunnel} itself")
+        }
+    };
+    let reason = format!("the route to {by} leads the packets to this endpoint {way}");
+    let fix = format!("write a [[route]] to {to} over the interface that leads there, or set uplink on {tunnel}");
+    Problem::absence(place, WAYS, reason, fix)
 }
 
 /// The endpoint's address, if it is not a name.

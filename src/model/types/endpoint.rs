@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -94,10 +94,9 @@ impl Endpoint {
     fn checked(host: Host, port: u16) -> Result<Self, Invalid> {
         match host {
             _ if port == 0 => Err(Invalid::new("an endpoint's port is 0", "write a port from 1 to 65535")),
-            Host::Address(a) if a.is_unspecified() || a.is_multicast() => Err(Invalid::new(
-                "no packet can be sent to this endpoint",
-                "write the peer's own address",
-            )),
+            Host::Address(a) if a.is_unspecified() || a.is_multicast() || a == Ipv4Addr::BROADCAST => Err(
+                Invalid::new("no packet can be sent to this endpoint", "write the peer's own address"),
+            ),
             // A socket of IPv6 reaches none of these, or an IPv4 address of which nothing else here knows.
             Host::Address(a) if a != a.to_canonical() => Err(Invalid::meaning(
                 SocketAddr::new(a.to_canonical(), port),

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use super::{Invalid, textual};
 
 /// The name of a network interface: what `dev_valid_name()` in `net/core/dev.c` accepts, less the two
-/// names (`all`, `default`) that mean something else under `/proc/sys/net/*/conf`.
+/// names (`all`, `default`) that mean something else under `/proc/sys/net/*/conf`, and what `ip(8)` takes for options.
 ///
 /// It stands in every next hop, so it is kept in place: the bytes, then zeros, which are in no name and keep the order.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,8 @@ impl FromStr for InterfaceName {
             "an interface name is empty"
         } else if text.len() > Self::MAX_BYTES {
             "an interface name is longer than 15 bytes"
+        } else if text.starts_with('-') {
+            "an interface name begins like an option of every program"
         } else if matches!(text, "." | ".." | "all" | "default") {
             "this interface name is reserved by the kernel"
         } else if text.contains(|c: char| c == '/' || c == ':' || c == '%' || !c.is_ascii_graphic()) {
