@@ -95,12 +95,16 @@ impl World {
     }
 
     fn add_link(&mut self, name: InterfaceName, kind: LinkKind, owner: Owner, mtu: Mtu) {
+        let default = self.state.sysctls.get(&Sysctl::ipv6_default("disable_ipv6"));
+        let ipv6 = default.is_none_or(|value| value == "0");
         let link = Link {
             index: self.next_index,
             kind,
             owner,
             up: false,
             carrier: false,
+            ipv6,
+            other_names: Vec::new(),
             mtu,
         };
         self.next_index += 1;

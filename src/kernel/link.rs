@@ -22,7 +22,15 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
+/// `AF_INET6` within `IFLA_AF_SPEC`, the settings within that, and where among them `disable_ipv6` is
+/// (`DEVCONF_DISABLE_IPV6` in `linux/ipv6.h`).
+const AF_INET6: u16 = 10;
+const IFLA_INET6_CONF: u16 = 2;
+const DISABLE_IPV6: usize = 26;
 
 /// The name under which the probe asks for a link that the kernel cannot make.
 const PROBE_NAME: &str = "tunneld-probe";
@@ -91,12 +99,15 @@ impl Links {
 fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
     let header = LinkHeader::parse(body).ok()?;
     let (mut name, mut mtu, mut kind, mut ours) = (None, 0, String::new(), false);
+    let (mut ipv6, mut other_names) = (true, Vec::new());
     for attribute in NlasIterator::new(body.get(HEADER..)?).flatten() {
         match attribute.kind() {
             IFLA_IFNAME => name = text(&attribute).parse().ok(),
             IFLA_MTU => mtu = <[u8; 4]>::try_from(attribute.value()).map_or(0, u32::from_ne_bytes),
             IFLA_LINKINFO => kind = info_kind(attribute.value()),
             IFLA_IFALIAS => ours = text(&attribute) == ALIAS,
+            IFLA_AF_SPEC => ipv6 = !is_ipv6_off(attribute.value()),
+            IFLA_PROP_LIST => other_names = alternative_names(attribute.value()),
             _ => {}
         }
     }
@@ -116,8 +127,34 @@ fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
         up: header.flags.contains(LinkFlags::Up),
         carrier: header.flags.contains(LinkFlags::LowerUp),
         mtu: Mtu(mtu),
+        ipv6,
+        other_names,
     };
     Some((name?, link))
+}
+
+/// Whether `disable_ipv6` is set. A link whose MTU is too small for IPv6 has no settings of it.
+fn is_ipv6_off(families: &[u8]) -> bool {
+    let family = within(families, AF_INET6).unwrap_or_default();
+    let settings = within(&family, IFLA_INET6_CONF).unwrap_or_default();
+    let setting = settings.chunks_exact(4).nth(DISABLE_IPV6);
+    setting.is_some_and(|value| value != [0; 4])
+}
+
+/// The value of the first attribute of a kind.
+fn within(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let mut found = NlasIterator::new(attributes).flatten();
+    found
+        .find(|attribute| attribute.kind() == kind)
+        .map(|found| found.value().to_vec())
+}
+
+fn alternative_names(properties: &[u8]) -> Vec<InterfaceName> {
+    let names = NlasIterator::new(properties).flatten();
+    names
+        .filter(|property| property.kind() == IFLA_ALT_IFNAME)
+        .filter_map(|property| text(&property).parse().ok())
+        .collect()
 }
 
 fn info_kind(nested: &[u8]) -> String {

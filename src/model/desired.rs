@@ -236,6 +236,11 @@ impl Sysctl {
         Self(format!("net/ipv6/conf/{device}/{setting}"))
     }
 
+    /// A setting of IPv6 that new interfaces begin with.
+    pub fn ipv6_default(setting: &str) -> Self {
+        Self(format!("net/ipv6/conf/default/{setting}"))
+    }
+
     /// The interface whose setting this is, if it is one's; it goes when the interface goes.
     pub fn device(&self) -> Option<InterfaceName> {
         let name = self.0.split('/').nth(3)?;

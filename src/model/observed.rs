@@ -100,6 +100,10 @@ pub struct Link {
     pub carrier: bool,
     /// MTU.
     pub mtu: Mtu,
+    /// IPv6 is not switched off on it (`disable_ipv6`).
+    pub ipv6: bool,
+    /// Its alternative names (`IFLA_ALT_IFNAME`), as far as a document can say them.
+    pub other_names: Vec<InterfaceName>,
 }
 
 /// The alias of links that are ours; the engine sets it on the TUN device it makes for the daemon.
@@ -173,6 +177,22 @@ impl Scope {
 }
 
 impl Observed {
+    /// That there is no link of this name, or that it is only another name of one.
+    pub fn missing_link(&self, name: &InterfaceName) -> String {
+        match self.other_name(name) {
+            Some(link) => format!("{name} is another name of link {link}; write {link}"),
+            None => format!("link {name} is not there"),
+        }
+    }
+
+    /// The link of which this is another name.
+    pub fn other_name(&self, name: &InterfaceName) -> Option<&InterfaceName> {
+        let mut links = self.links.iter();
+        links
+            .find(|(_, link)| link.other_names.contains(name))
+            .map(|(link, _)| link)
+    }
+
     /// Whether foreign links promote secondary addresses, where such a link has an address of ours: that is
     /// changed while ours goes, and no document names it.
     pub fn promotions(&self) -> BTreeSet<Sysctl> {

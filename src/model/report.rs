@@ -192,7 +192,7 @@ fn tunnel(name: &InterfaceName, wanted: &WireGuard, around: &Surroundings<'_>, f
     let peers: Vec<PeerStatus> = wanted
         .peers
         .iter()
-        .map(|(key, peer)| peer_status(key, peer, wanted, device.peers.get(key), around))
+        .map(|(key, peer)| peer_status(key, peer, (name, wanted), device.peers.get(key), around))
         .collect();
     let key = around.machine.secrets().private.get(name).map(|key| key.public_key());
     let uses = |entry: &&crate::model::observed::Owned<crate::model::desired::Route>| {
@@ -280,7 +280,7 @@ fn rank(state: &TunnelState) -> u8 {
 fn peer_status(
     key: &PublicKey,
     peer: &Peer,
-    tunnel: &WireGuard,
+    tunnel: (&InterfaceName, &WireGuard),
     read: Option<&wireguard::Peer>,
     around: &Surroundings<'_>,
 ) -> PeerStatus {
@@ -298,7 +298,12 @@ fn peer_status(
     }
 }
 
-fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &Surroundings<'_>) -> TunnelState {
+fn peer_state(
+    peer: &Peer,
+    (name, tunnel): (&InterfaceName, &WireGuard),
+    read: &wireguard::Peer,
+    around: &Surroundings<'_>,
+) -> TunnelState {
     let ahead = read.last_handshake.and_then(|at| at.duration_since(around.now).ok());
     let ahead = ahead.filter(|ahead| *ahead > CLOCK_STEP);
     let age = read
@@ -321,8 +326,13 @@ fn peer_state(peer: &Peer, tunnel: &WireGuard, read: &wireguard::Peer, around: &
             Host::Address(address) => *address == to.ip(),
             Host::Name(name) => around.addresses.get(name) == Some(&to.ip()),
         });
-        if asked && !around.observed.underlay.contains_key(&(tunnel.fwmark, to.ip())) {
-            return TunnelState::NoRouteToEndpoint(format!("no route to {}", to.ip()));
+        match around.observed.underlay.get(&(tunnel.fwmark, to.ip())) {
+            None if asked => return TunnelState::NoRouteToEndpoint(format!("no route to {}", to.ip())),
+            Some(way) if asked && way.device == *name => {
+                let reason = format!("the way to {} leads into {name} itself", to.ip());
+                return TunnelState::NoRouteToEndpoint(reason);
+            }
+            _ => {}
         }
     }
     if fresh {

@@ -7,10 +7,10 @@
 //! apply FILE                      make the world equal this document, and remember it as the previous one
 //! lacks wireguard|tun|nftables|address-protocol|ipv6
 //! link NAME                       a foreign link, up
-//! link NAME down|up|gone|foreign|ours|mtu N|kind WORD
+//! link NAME down|up|gone|foreign|ours|mtu N|kind WORD|ipv6 off|also NAME
 //! engine NAME dead                its process is gone, its link is not
 //! address A dev NAME foreign WHO|ours|gone|metric N
-//! route PREFIX metric N table T foreign WHO dev NAME|ours dev NAME|gone
+//! route PREFIX metric N table T foreign WHO dev NAME|ours dev NAME|moves NAME|gone
 //! rule PRIORITY twice|gone|foreign
 //! sysctl PATH VALUE
 //! firewall edited|gone
@@ -247,6 +247,8 @@ impl Scene {
             ["ours"] => link.owner = Owner::Ours,
             ["mtu", mtu] => link.mtu = Mtu(parse(mtu)),
             ["kind", kind] => link.kind = LinkKind::Other((*kind).into()),
+            ["ipv6", "off"] => link.ipv6 = false,
+            ["also", name] => link.other_names.push(parse(name)),
             _ => panic!("what is {words:?}?"),
         }
     }
@@ -289,6 +291,10 @@ impl Scene {
                 let value = over(device);
                 let owner = Owner::Ours;
                 routes.insert(key, Owned { value, owner });
+            }
+            ["moves", device] => {
+                let hops = &mut routes.get_mut(&key).unwrap().value.nexthops;
+                hops.iter_mut().for_each(|hop| hop.device = Some(parse(device)));
             }
             _ => panic!("what is {words:?}?"),
         }

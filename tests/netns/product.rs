@@ -284,6 +284,83 @@ fn elsewhere() -> [&'static str; 6] {
 }
 
 #[test]
+fn ipv6_that_is_switched_off_keeps_nothing_else_waiting() {
+    let left = Appliance::new();
+    for device in ["eth0", "eth1"] {
+        left.namespace.ip(&format!("link add {device} type bridge"));
+        left.namespace.ip(&format!("link set {device} up"));
+    }
+    left.namespace.run([
+        "sysctl",
+        "-qw",
+        "net.ipv6.conf.eth1.disable_ipv6=1",
+        "net.ipv6.conf.default.disable_ipv6=1",
+    ]);
+    left.key("/run/wg0.key");
+    let key = left.key("/run/peer.key").1;
+    let route = |to: &str, dev: &str| format!("[[route]]\nto = \"{to}\"\ndev = \"{dev}\"\n");
+    let document = Side::left(&key).document() + &route("fd07::/64", "eth1") + &route("fd08::/64", "eth0");
+    left.apply(&document);
+    let waiting = left.status()["waiting"].to_string();
+    assert!(waiting.contains("net.ipv6.conf.eth1.disable_ipv6=0"), "{waiting}");
+    assert!(waiting.contains("net.ipv6.conf.wg0.disable_ipv6=0"), "{waiting}");
+    assert!(left.namespace.ip("-6 route show fd08::/64").contains("eth0"));
+    left.namespace.run([
+        "sysctl",
+        "-qw",
+        "net.ipv6.conf.eth1.disable_ipv6=0",
+        "net.ipv6.conf.wg0.disable_ipv6=0",
+    ]);
+    left.namespace.until("what waited is there", || {
+        left.namespace.ip("-6 route show fd07::/64").contains("eth1")
+            && left.status()["waiting"] == serde_json::json!([])
+    });
+}
+
+#[test]
+fn a_gateway_is_reached_over_the_link_it_is_on_whatever_rules_say() {
+    let left = Appliance::new();
+    for (device, address) in [("eth0", "192.168.7.2/24"), ("eth1", "192.168.8.2/24")] {
+        left.namespace.ip(&format!("link add {device} type bridge"));
+        left.namespace.ip(&format!("link set {device} up"));
+        left.namespace.ip(&format!("addr add {address} dev {device}"));
+    }
+    let way = || left.namespace.ip_json("route show 198.51.100.0/24")[0]["dev"].clone();
+    let document = "version = 1\nappliance.reconcile-interval = 0\n\
+         route = [{ to = \"198.51.100.0/24\", via = \"192.168.7.1\" }, { to = \"0.0.0.0/0\", dev = \"eth1\", table = 100 }]\n\
+         rule = [{ priority = 1500, table = 100 }]\n";
+    left.apply(document);
+    assert_eq!(way(), "eth0");
+    left.namespace.ip("route del 198.51.100.0/24");
+    left.namespace.until("it is back", || {
+        !left.namespace.ip("route show 198.51.100.0/24").is_empty()
+    });
+    assert_eq!(way(), "eth0");
+    // Where it got by somebody else's hands.
+    left.namespace
+        .ip("route replace 198.51.100.0/24 via 192.168.7.1 dev eth1 onlink metric 10 proto 84");
+    left.namespace.until("it is on the right link", || way() == "eth0");
+}
+
+#[test]
+fn another_name_of_a_link_is_told_from_a_missing_one() {
+    let left = Appliance::new();
+    left.namespace.ip("link add eth0 type bridge");
+    left.namespace.ip("link set eth0 up");
+    left.namespace
+        .ip("link property add dev eth0 altname ens3 altname ens4");
+    left.apply("version = 1\nroute = [{ to = \"30.0.0.0/8\", dev = \"ens3\" }]\n[[wireguard]]\nname = \"ens4\"\n");
+    let status = left.status();
+    assert!(
+        status["waiting"]
+            .to_string()
+            .contains("ens3 is another name of link eth0"),
+        "{status}"
+    );
+    assert!(status["conflicts"].to_string().contains("altname ens4"), "{status}");
+}
+
+#[test]
 fn a_default_route_through_the_tunnel_keeps_the_underlay() {
     let (left, right) = cabled();
     let keys = keys(&left, &right);

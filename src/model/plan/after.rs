@@ -29,6 +29,10 @@ pub(super) struct After {
     passing: BTreeSet<Prefix>,
     /// Addresses that can be a source.
     sources: BTreeSet<IpAddr>,
+    /// Links without IPv6, and why.
+    without_ipv6: BTreeMap<InterfaceName, String>,
+    /// Other names of links.
+    other_names: BTreeMap<InterfaceName, String>,
     /// Routes straight to a link: they make gateways reachable too.
     direct: BTreeMap<(TableId, InterfaceName), Vec<RouteKey>>,
 }
@@ -76,7 +80,13 @@ impl After {
         let passing = observed.addresses.keys().filter(goes);
         let sources = addresses.iter().map(|entry| entry.address.address()).collect();
         let foreign = links.foreign(observed).cloned().collect();
+        let lacks = |name: &InterfaceName| Some((name.clone(), links.lacks_ipv6(name, observed)?));
+        let other_names = observed.links.values().flat_map(|link| &link.other_names);
         let mut after = Self {
+            without_ipv6: up.keys().filter_map(lacks).collect(),
+            other_names: other_names
+                .map(|name| (name.clone(), observed.missing_link(name)))
+                .collect(),
             links: up,
             foreign,
             connected,
@@ -120,7 +130,10 @@ impl After {
         if let Some(device) = &nexthop.device {
             match self.links.get(device) {
                 None if self.foreign.contains(device) => return Err(format!("link {device} is not ours")),
-                None => return Err(format!("link {device} is not there")),
+                None => {
+                    let other = self.other_names.get(device).cloned();
+                    return Err(other.unwrap_or_else(|| format!("link {device} is not there")));
+                }
                 Some(false) => return Err(format!("link {device} is down")),
                 Some(true) => {}
             }
@@ -168,8 +181,13 @@ impl After {
             .map(|(key, link)| (Reach::Route(*key), link))
     }
 
-    /// Names the link of a next hop that the kernel would choose by its gateway, where it could choose one that
-    /// goes: it would drop the route with it.
+    /// Why a link takes nothing of IPv6.
+    pub(super) fn lacks_ipv6(&self, device: &InterfaceName) -> Option<&String> {
+        self.without_ipv6.get(device)
+    }
+
+    /// Names the link of a next hop that the kernel would choose by its gateway: by the rules that there are at that
+    /// moment, which may lead elsewhere, or to a link that goes, with which it would drop the route.
     pub(super) fn name_link(&self, table: TableId, nexthop: &mut NextHop) {
         let Some(gateway) = nexthop.via.filter(|_| nexthop.device.is_none()) else {
             return;
@@ -177,7 +195,23 @@ impl After {
         if self.passing.iter().any(|network| network.contains(gateway)) {
             let found = self.towards(table, gateway, None);
             nexthop.device = found.map(|(_, link)| link.clone());
+        } else if let [only] = self.neighbours(gateway).as_slice() {
+            nexthop.device = Some((*only).clone());
         }
+    }
+
+    /// Whether a gateway is a neighbour on this link, or on none.
+    pub(super) fn suits(&self, gateway: IpAddr, link: &InterfaceName) -> bool {
+        let neighbours = self.neighbours(gateway);
+        neighbours.is_empty() || neighbours.contains(&link)
+    }
+
+    /// The links in whose network a gateway is: the longest, and of several as long ones all.
+    fn neighbours(&self, gateway: IpAddr) -> Vec<&InterfaceName> {
+        let inside = || self.connected.iter().filter(|(network, _)| network.contains(gateway));
+        let longest = inside().map(|(network, _)| network.length()).max();
+        let best = inside().filter(|(network, _)| Some(network.length()) == longest);
+        best.map(|(_, link)| link).collect()
     }
 
     /// Whether the kernel will take a route's preferred source.

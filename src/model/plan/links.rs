@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     super::{
-        desired::{Desired, Route, WireGuard},
+        desired::{Desired, Route, Sysctl, WireGuard},
         document::{BackendChoice, MtuChoice},
         observed::{Capabilities, Link, LinkKind, Observed, Owner},
         ports::{Backend, Operation},
@@ -45,6 +45,11 @@ pub(super) enum Fate {
     Absent,
     /// It is ours and not wanted; early if a successor needs its UDP port.
     Delete { backend: Backend, early: bool },
+}
+
+/// What new links begin with: they have no IPv6 if it is 1.
+pub(super) fn ipv6_of_new() -> Sysctl {
+    Sysctl::ipv6_default("disable_ipv6")
 }
 
 /// The fate of every link that is ours or should be.
@@ -89,6 +94,21 @@ impl Links {
         absent
             .map(|(name, _)| name)
             .filter(|name| observed.links.contains_key(*name))
+    }
+
+    /// Why there will be no IPv6 on a link that is there, or that this plan makes.
+    pub(super) fn lacks_ipv6(&self, name: &InterfaceName, observed: &Observed) -> Option<String> {
+        if !observed.capabilities.ipv6 {
+            return Some("the kernel has no IPv6".to_owned());
+        }
+        let switch = match observed.links.get(name).filter(|_| !self.is_new(name)) {
+            Some(link) if link.ipv6 => return None,
+            Some(_) => Sysctl::ipv6(name, "disable_ipv6"),
+            None if observed.sysctls.get(&ipv6_of_new()).is_some_and(|value| value == "1") => ipv6_of_new(),
+            None => return None,
+        };
+        let setting = switch.to_string().replace('/', ".");
+        Some(format!("IPv6 is switched off on {name}; next: sysctl {setting}=0"))
     }
 
     /// Whether the link as it is now goes, with its addresses and settings.
@@ -192,6 +212,12 @@ fn fate(name: &InterfaceName, tunnel: &WireGuard, observed: &Observed, inputs: &
             format!(" ({who})")
         };
         let reason = format!("a link of this name is there that is not ours{kind}");
+        draft.conflict(Object::Link(name.clone()), reason);
+        return Fate::Absent;
+    }
+    if let Some(other) = observed.other_name(name) {
+        let reason =
+            format!("link {other} has this as another name; next: ip link property del dev {other} altname {name}");
         draft.conflict(Object::Link(name.clone()), reason);
         return Fate::Absent;
     }

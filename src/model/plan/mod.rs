@@ -9,6 +9,7 @@ mod links;
 mod routes;
 mod settings;
 mod step;
+mod underlay;
 mod wireguard;
 
 use std::{
@@ -128,6 +129,7 @@ pub fn diff(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>) -> Plan
     let after = after::After::new(desired, observed, &links, &leaving);
     let surroundings = routes::Surroundings {
         links: &links,
+        endpoints: &endpoints(desired, inputs.resolved).into_values().collect(),
         after: &after,
         stripped: &stripped,
         early: &early,
@@ -154,6 +156,9 @@ pub fn scope(
     let guards = states().flat_map(|state| state.addresses.iter().map(|entry| entry.address.prefix()));
     let routes = states().flat_map(|state| state.routes.keys().copied());
     scope.routes = routes.chain(guards.map(routes::guard_key)).collect();
+    if desired.addresses.iter().any(|entry| entry.address.address().is_ipv6()) {
+        scope.sysctls.insert(links::ipv6_of_new());
+    }
     scope.wireguard.extend(ledger.links.iter().cloned());
     scope.sysctls.extend(ledger.sysctls.keys().cloned());
     for ((name, _), endpoint) in endpoints(desired, resolved) {

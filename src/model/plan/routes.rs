@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     after::{After, Reach},
     links::Links,
     step::{Draft, Step},
+    underlay::underlay,
 };
 
 /// The metric of a temporary guard for a connected network: behind everything, dynamic routes included.
@@ -59,6 +61,8 @@ fn guard() -> Route {
 pub(super) struct Surroundings<'a> {
     /// The fate of links.
     pub(super) links: &'a Links,
+    /// Where encrypted packets go.
+    pub(super) endpoints: &'a BTreeSet<IpAddr>,
     /// Links and addresses to come.
     pub(super) after: &'a After,
     /// Links that stay but lose their last IPv4 address: the kernel drops their IPv4 routes with it.
@@ -115,12 +119,18 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, surroundings: &Surrou
         let carrier = wanted.carriers.contains(key);
         (!carrier, tables.rank(key), Reverse(key.prefix.length()), key.metric)
     });
+    let first = underlay(&wanted.changes, desired, observed, surroundings.endpoints);
     for (key, route, replaces) in wanted.changes {
+        let step = if first.contains(&key) {
+            Step::Underlay
+        } else {
+            tables.addition(&key)
+        };
         let operation = match replaces {
             true => Operation::ReplaceRoute { key, route },
             false => Operation::AddRoute { key, route },
         };
-        draft.add(tables.addition(&key), operation);
+        draft.add(step, operation);
     }
 }
 
@@ -156,7 +166,9 @@ fn feasible(
         }
         let has = there.get(key).copied();
         // What the kernel has taken already needs no judgement of ours, unless its link goes.
-        if has.is_some_and(|has| same(route, has) && surroundings.keeps(has)) {
+        if has
+            .is_some_and(|has| same(route, has) && surroundings.keeps(has) && well_led(route, has, surroundings.after))
+        {
             wanted.keys.push(*key);
             continue;
         }
@@ -191,7 +203,15 @@ fn takes(
     }
     let mut missing = None;
     let mut now = route.clone();
-    now.nexthops.retain(|nexthop| match after.nexthop(key.table, nexthop) {
+    let without_ipv6 = |nexthop: &NextHop| {
+        let device = nexthop.device.as_ref().filter(|_| key.prefix.is_ipv6())?;
+        after.lacks_ipv6(device).cloned()
+    };
+    let reach = |nexthop: &NextHop| match without_ipv6(nexthop) {
+        Some(reason) => Err(reason),
+        None => after.nexthop(key.table, nexthop),
+    };
+    now.nexthops.retain(|nexthop| match reach(nexthop) {
         Ok(Reach::Connected) => true,
         Ok(Reach::Route(carrier)) => {
             carriers.insert(carrier);
@@ -211,6 +231,16 @@ fn takes(
     }
     let some = route.nexthops.is_empty() || !now.nexthops.is_empty();
     (some.then_some(now), missing)
+}
+
+/// Whether the kernel leads a route to its gateways over links on which they are, where the link was its choice.
+fn well_led(route: &Route, has: &Route, after: &After) -> bool {
+    let chosen = route.nexthops.iter().any(|hop| hop.device.is_none());
+    let suits = |hop: &NextHop| match (hop.via.filter(|_| !hop.onlink), &hop.device) {
+        (Some(gateway), Some(link)) => after.suits(gateway, link),
+        _ => true,
+    };
+    !chosen || has.nexthops.iter().all(suits)
 }
 
 /// Whether a route in the kernel is the desired one. A next hop without a device takes any: the kernel

@@ -102,8 +102,9 @@ pub(super) fn addresses(
             draft.wait(object(), missing_link(&address.device, observed));
             continue;
         }
-        if address.address.address().is_ipv6() && !observed.capabilities.ipv6 {
-            draft.wait(object(), "the kernel has no IPv6");
+        let without = links.lacks_ipv6(&address.device, observed);
+        if let Some(reason) = without.filter(|_| address.address.address().is_ipv6()) {
+            draft.wait(object(), reason);
             continue;
         }
         let there = observed.addresses.get(address).filter(|_| !links.goes(&address.device));
@@ -157,7 +158,7 @@ fn promote(device: &InterfaceName, step: Step, observed: &Observed, draft: &mut 
 fn missing_link(name: &InterfaceName, observed: &Observed) -> String {
     match observed.links.contains_key(name) {
         true => format!("link {name} is not ours"),
-        false => format!("link {name} is not there"),
+        false => observed.missing_link(name),
     }
 }
 
