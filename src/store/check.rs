@@ -23,7 +23,7 @@ use super::{
     contents::KeptRevision,
     database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
-    migrate, room,
+    log, migrate, room,
 };
 use crate::model::status::HistoryEntry;
 
@@ -199,7 +199,9 @@ pub fn check(directory: &Path) -> String {
 }
 
 fn inspect(directory: &Path) -> Result<(), StoreError> {
-    let database = Database::open(&directory.join(DATABASE))?;
+    let path = directory.join(DATABASE);
+    log::keep_as_found(&path)?;
+    let database = Database::open(&path)?;
     let version = migrate::version(&database)?;
     let mut keys = Vec::new();
     for key in database.keys("")? {

@@ -1,4 +1,4 @@
-//! The database: the only file that names sled.
+//! The database: the only file that calls sled (`log` reads what sled wrote, where sled itself cannot).
 //!
 //! # Records
 //! A record is a key and a value of any length. It is stored as a head under the key and, where the value
@@ -168,6 +168,25 @@ fn chunk_key(key: &str, generation: u64, index: usize) -> Vec<u8> {
     bytes
 }
 
+/// The value whose head these bytes are, if all of it is there and verifies; `chunk` has what is under a key.
+pub(super) fn join<C: AsRef<[u8]>, E>(
+    key: &str,
+    bytes: &[u8],
+    chunk: impl Fn(Vec<u8>) -> Result<Option<C>, E>,
+    corrupt: impl Fn(&str) -> E,
+) -> Result<Vec<u8>, E> {
+    let (head, inline) = Head::decode(bytes).ok_or_else(|| corrupt("its head is damaged"))?;
+    let mut value = inline.to_vec();
+    for index in 0..head.chunks() {
+        let chunk = chunk(chunk_key(key, head.generation, index))?;
+        value.extend_from_slice(chunk.ok_or_else(|| corrupt("a part of it is missing"))?.as_ref());
+    }
+    if value.len() != head.length || checksum(key, head.generation, &value) != head.checksum {
+        return Err(corrupt("its checksum does not match"));
+    }
+    Ok(value)
+}
+
 impl Database {
     /// Opens or makes the database in the directory `path`.
     ///
@@ -217,17 +236,8 @@ impl Database {
         let Some(bytes) = self.log.get(key).map_err(|error| self.error("read", &error))? else {
             return Ok(None);
         };
-        let (head, inline) = Head::decode(&bytes).ok_or_else(|| self.corrupt(key, "its head is damaged"))?;
-        let mut value = inline.to_vec();
-        for index in 0..head.chunks() {
-            let chunk = self.log.get(chunk_key(key, head.generation, index));
-            let chunk = chunk.map_err(|error| self.error("read", &error))?;
-            value.extend_from_slice(&chunk.ok_or_else(|| self.corrupt(key, "a part of it is missing"))?);
-        }
-        if value.len() != head.length || checksum(key, head.generation, &value) != head.checksum {
-            return Err(self.corrupt(key, "its checksum does not match"));
-        }
-        Ok(Some(value))
+        let chunk = |key: Vec<u8>| self.log.get(key).map_err(|error| self.error("read", &error));
+        join(key, &bytes, chunk, |reason| self.corrupt(key, reason)).map(Some)
     }
 
     /// The keys that begin with `prefix`, in order.
@@ -342,19 +352,6 @@ impl Database {
     fn error(&self, verb: &str, error: &sled::Error) -> StoreError {
         convert(verb, &self.path, error)
     }
-}
-
-/// Gives a damaged database the parameters of a whole one: they are the same for all that this version makes,
-/// and without them nothing can be read. Its own are kept beside.
-pub(super) fn lend_parameters(whole: &Path, damaged: &Path) -> std::io::Result<()> {
-    let parameters = damaged.join("conf");
-    if fs::read(whole.join("conf"))? == fs::read(&parameters).unwrap_or_default() {
-        return Ok(());
-    }
-    if parameters.exists() {
-        fs::rename(&parameters, damaged.join("conf.damaged"))?;
-    }
-    fs::copy(whole.join("conf"), parameters).map(drop)
 }
 
 /// Deletes snapshots that sled was still writing when the process, the power or the disk's room ended. sled would take

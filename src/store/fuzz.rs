@@ -18,6 +18,7 @@ use super::{
     error::StoreError,
     export, migrate,
     records::{decode, encode, load},
+    remains::Remains,
     retention::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS, kept_revisions, prune},
     salvage::{Taking, each_record},
 };
@@ -26,7 +27,7 @@ use crate::model::{fuzz::Input, ledger::Ledger, status::HistoryEntry};
 /// How long reading a pipe may take that is closed already.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The store's records, its export, what a child salvages, and a whole database of whatever records: each is refused
+/// The store's records, its export, a database's log, what a child salvages of it, and a whole database of whatever records: each is refused
 /// or understood, and what is understood means the same when it is written and read again.
 pub fn store(bytes: &[u8]) {
     let mut input = Input::new(bytes);
@@ -43,6 +44,7 @@ pub fn store(bytes: &[u8]) {
         7 => exported(rest),
         8 => sealed(rest),
         9 => scratch(|scratch| scratch.salvaged(rest)),
+        11 => read_log(rest),
         _ => scratch(|scratch| scratch.loaded(input)),
     }
 }
@@ -71,6 +73,13 @@ fn sealed(bytes: &[u8]) {
     let read = export::parse(text.as_bytes());
     assert_eq!(read.as_ref().ok(), expected.as_ref().ok(), "{text}");
     exported(text.as_bytes());
+}
+
+/// A log, whatever it is: what is said to be there verifies, and reading it ends.
+fn read_log(log: &[u8]) {
+    let remains = Remains::of(log);
+    let values = remains.keys("").into_iter().filter_map(|key| remains.get(key));
+    assert!(values.map(|value| value.len()).max() <= Some(log.len()));
 }
 
 /// A database in a directory of its own, which goes with it.

@@ -11,7 +11,8 @@
 //! the export's sequence number is what finds that out.
 //! A database that is damaged, missing or behind its export is moved to quarantine and made anew from the
 //! export: the live revision, the keys and the ledger survive whatever it is, and of the history and older
-//! revisions all that a child can still read (see `salvage`).
+//! revisions all that a child can still read (see `salvage`), from a copy of the log that was made before sled
+//! cut it off (see `log`).
 //! Where nothing can be written (disk full, read-only) the store opens *degraded*: it reads from the
 //! export, and every change tries again. After a failed write sled answers nothing more until it is opened
 //! anew, which needs space too; so no change begins unless a reserve is free ([`RESERVE`]), and a database
@@ -28,9 +29,11 @@ mod floor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod lock;
+mod log;
 mod migrate;
 mod opening;
 mod records;
+mod remains;
 mod retention;
 mod revisions;
 mod salvage;

@@ -7,7 +7,7 @@ use super::{
     contents::Contents,
     database::{Batch, Database},
     error::{StoreError, StoreErrorClass},
-    export, migrate,
+    export, log, migrate,
     records::{self, corrupt, encode, load, put_contents},
     room, salvage,
 };
@@ -37,6 +37,7 @@ pub(super) fn open_database(
     let checked = checker.map_or(Ok(()), |checker| checker.run(directory));
     match checked.and_then(|()| open_existing(&path, exported)) {
         Ok((database, contents)) => {
+            log::forget_found(&path);
             if !note.is_empty() {
                 tracing::error!("{note}; it is written anew from the database, which may be behind it");
             }

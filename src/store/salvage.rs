@@ -2,7 +2,8 @@
 //!
 //! Every record has a checksum that covers its key, so what can be read is what was once written; it may be
 //! older than what was written last. So nothing is concluded from it: what is in force comes from the export
-//! alone. As for a check, a child opens the database: what it has printed when it dies is good.
+//! alone. The log is read without sled (see `remains`), and by a child, as for a check: what it has printed when it
+//! dies, or has taken too long, is good.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::{
-    Checker, DATABASE,
+    Checker,
     contents::{Contents, KeptKey, KeptRevision, Pointers, RevisionStatus},
-    database::{Batch, Database, lend_parameters},
+    database::{Batch, Database},
     error::StoreError,
+    log,
     records::{self, DOCUMENTS, HISTORY, KEYS, REVISIONS, decode, encode, numbered},
+    remains::Remains,
     retention::{KEEP_BYTES, KEEP_HISTORY, KEEP_REVISIONS},
     room,
 };
@@ -74,16 +77,19 @@ impl fmt::Display for Saved {
 /// # Errors
 /// What the database or the output says; what was printed before is good.
 pub fn salvage(path: &Path, out: &mut impl Write) -> Result<(), StoreError> {
-    let database = Database::open(path)?;
+    let log = log::read_found(path)?;
+    let remains = Remains::of(&log);
     for prefix in [KEYS, HISTORY, REVISIONS] {
-        for key in database.keys(prefix)?.iter().rev() {
+        for key in remains.keys(prefix).into_iter().rev() {
             let document = key.strip_prefix(REVISIONS).map(|number| format!("{DOCUMENTS}{number}"));
-            for key in document.iter().chain([key]) {
+            for key in document.iter().map(String::as_str).chain([key]) {
                 // A record that does not verify is what all this is about.
-                let Ok(Some(value)) = database.get(key) else { break };
+                let Some(value) = remains.get(key).map(Zeroizing::new) else {
+                    break;
+                };
                 let record = Record {
-                    key: key.clone(),
-                    value: BASE64.encode(&value),
+                    key: key.to_owned(),
+                    value: BASE64.encode(&*value),
                 };
                 let line = Zeroizing::new(encode(&record)?);
                 let printed = out.write_all(MARK.as_bytes()).and_then(|()| out.write_all(&line));
@@ -109,16 +115,13 @@ pub(super) fn take_over(
     let mut taking = Taking::new(directory, database, contents);
     let deadline = Instant::now() + PATIENCE;
     let mut failed = None;
-    let lent = lend_parameters(&directory.join(DATABASE), path);
-    let read = lent.and_then(|()| {
-        checker.salvage(path, |stream| {
-            each_record(stream, deadline, |record| match taking.record(&record) {
-                Ok(more) => more,
-                Err(error) => {
-                    failed = Some(error);
-                    false
-                }
-            })
+    let read = checker.salvage(path, |stream| {
+        each_record(stream, deadline, |record| match taking.record(&record) {
+            Ok(more) => more,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
         })
     });
     if let Err(error) = read {

@@ -87,8 +87,8 @@ fn no_flipped_bit_gives_wrong_data_or_a_dead_daemon() {
         tried > 60 && restored > tried / 4,
         "{restored} of {tried} were restored"
     );
-    // sled reads a log up to its first damaged record: what stands before that is saved.
-    assert!(saved * 4 > restored * 3, "the first revision: {saved} of {restored}");
+    // It costs what was damaged, not what was written later.
+    assert!(saved * 10 > restored * 9, "the first revision: {saved} of {restored}");
 }
 
 /// Lengths to cut a file to: none, ends of what sled writes and of what disks write, and all in between, evenly.
@@ -169,12 +169,7 @@ fn a_restore_keeps_the_history_and_what_older_revisions_can_be_read() {
     bytes[end - 100] ^= 1;
     fs::write(&path, bytes).unwrap();
     let (store, opened) = open(directory.path()).unwrap();
-    assert!(
-        opened
-            .to_string()
-            .contains("revisions saved from it: 2, history entries: 2"),
-        "{opened}"
-    );
+    assert!(opened.to_string().contains("revisions saved from it: 2,"), "{opened}");
     let numbers: Vec<u64> = store
         .revisions()
         .unwrap()
@@ -182,11 +177,85 @@ fn a_restore_keeps_the_history_and_what_older_revisions_can_be_read() {
         .map(|kept| kept.revision.number)
         .collect();
     assert_eq!(numbers, [1, 2, 3]);
-    assert_eq!(store.history(10).unwrap().len(), 2);
+    // sled writes what belongs together in any order, so the last line may be what was hit.
+    let lines = store.history(10).unwrap().len();
+    assert!((2..=3).contains(&lines), "{lines} lines");
     assert_eq!(apply(&store, "next".into()).unwrap(), 4);
-    assert_eq!(store.history(10).unwrap().len(), 3, "it goes on behind what was saved");
+    assert_eq!(
+        store.history(10).unwrap().len(),
+        lines + 1,
+        "it goes on behind what was saved"
+    );
     drop(store);
     assert_eq!(open(directory.path()).unwrap().1, Opened::Existing);
+}
+
+/// A store of several starts, each of which has applied small and large documents: its log has several segments, and a
+/// snapshot beside it.
+fn used_store() -> (tempfile::TempDir, u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for start in 0..6 {
+        let (store, _) = open(directory.path()).unwrap();
+        for _ in 0..3 {
+            last = apply(&store, large_document(last + 1)).unwrap();
+        }
+        drop(store);
+        let snapshot = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("snap.");
+        assert!(start == 0 || database_files(directory.path()).iter().any(snapshot));
+    }
+    (directory, last)
+}
+
+/// Every third one has dozens of parts.
+fn large_document(number: u64) -> String {
+    let times = if number % 3 == 0 { 10 } else { 1 };
+    document(number).repeat(times)
+}
+
+/// What is left of a store after damage: revisions and lines of history. None of them is wrong.
+fn left(directory: &Path, what: &str, live: u64) -> (u64, u64) {
+    let (store, opened) = open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(live_number(&store), live, "{what}: {opened}");
+    let kept = store.revisions().unwrap();
+    for kept in &kept {
+        let number = kept.revision.number;
+        assert!(
+            store.revision(number).unwrap().document == large_document(number),
+            "{what}"
+        );
+    }
+    let history = store.history(usize::MAX).unwrap();
+    assert_eq!(apply(&store, "next".into()).unwrap(), live + 1, "{what}");
+    (kept.len() as u64, history.len() as u64)
+}
+
+#[test]
+fn a_flipped_bit_costs_a_used_store_next_to_nothing() {
+    let (original, last) = used_store();
+    let scratch = tempfile::tempdir().unwrap();
+    let bytes = fs::read(original.path().join("database/db")).unwrap();
+    assert!(bytes.len() > 1 << 20, "two segments and more: {}", bytes.len());
+    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+    let flips = samples(24);
+    let mut all = 0;
+    for turn in 0..flips {
+        let at = used[used.len() * turn / flips];
+        let directory = scratch.path().join("flipped");
+        copy(original.path(), &directory);
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (turn % 8);
+        fs::write(directory.join("database/db"), damaged).unwrap();
+        let (revisions, lines) = left(&directory, &format!("byte {at}"), last);
+        assert!(
+            revisions + 1 >= last && lines + 1 >= last,
+            "byte {at}: {revisions} revisions, {lines} lines of {last}"
+        );
+        all += usize::from(revisions == last && lines == last);
+        fs::remove_dir_all(directory).unwrap();
+    }
+    // Measured: 20 of 24. The others hit the only copy of a part of one document, which nobody can bring back.
+    assert!(all * 3 >= flips * 2, "{all} of {flips} flips cost nothing");
 }
 
 #[test]
