@@ -1,4 +1,5 @@
-//! A bounded number of connections, and who has to go when one more wants in.
+//! A bounded number of connections, and who has to go when one more wants in: of the control socket, and of the
+//! metrics' port.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,7 @@ use tokio::{
 
 /// Where a connection's one request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// The request has not arrived whole.
     Receiving,
     /// It is being carried out.
@@ -24,7 +25,7 @@ pub(super) enum Phase {
 
 /// The connections there are, oldest first.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     limit: usize,
     /// How long a newcomer has before it may have to make room.
     grace: Duration,
@@ -43,17 +44,17 @@ struct Held {
 
 /// A place among the connections, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     connections: Arc<Connections>,
     number: u64,
     /// Says that somebody else needs the place.
-    pub(super) evicted: Arc<Notify>,
+    evicted: Arc<Notify>,
     /// Where the request stands.
-    pub(super) phase: Arc<watch::Sender<Phase>>,
+    pub(crate) phase: Arc<watch::Sender<Phase>>,
 }
 
 impl Connections {
-    pub(super) fn new(limit: usize, grace: Duration) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             limit,
             grace,
@@ -65,7 +66,7 @@ impl Connections {
 
     /// A place for one more. When all are taken the oldest connection that is only being waited for, not
     /// worked for, has to go; while there is none the newcomer waits, and those behind it in the backlog.
-    pub(super) async fn place(self: &Arc<Self>) -> Place {
+    pub(crate) async fn place(self: &Arc<Self>) -> Place {
         loop {
             let freed = self.freed.notified();
             match self.try_place() {
@@ -118,9 +119,17 @@ impl Connections {
 }
 
 impl Place {
+    /// Lets a connection talk until it ends or has to.
+    pub(crate) async fn hold(&self, patience: Duration, conversation: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.lost_patience(patience) => {}
+            () = conversation => {}
+        }
+    }
+
     /// Ends when the connection has to: somebody needs the place, or the caller neither sends its request
     /// nor takes its answer for `patience`. Not while its request is being carried out.
-    pub(super) async fn lost_patience(&self, patience: Duration) {
+    async fn lost_patience(&self, patience: Duration) {
         let mut phase = self.phase.subscribe();
         loop {
             let working = *phase.borrow_and_update() == Phase::Working;

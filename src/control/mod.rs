@@ -17,7 +17,7 @@
 
 pub mod access;
 pub mod client;
-mod connections;
+pub(crate) mod connections;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod server;

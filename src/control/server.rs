@@ -144,11 +144,8 @@ pub async fn serve(
         };
         let (router, access, patience) = (router.clone(), access.clone(), limits.patience);
         tasks.spawn(async move {
-            let lost = place.lost_patience(patience);
-            tokio::select! {
-                () = lost => {}
-                () = converse(stream, router, &access, Arc::clone(&place.phase)) => {}
-            }
+            let conversation = converse(stream, router, &access, Arc::clone(&place.phase));
+            place.hold(patience, conversation).await;
         });
     }
     drop(listener);

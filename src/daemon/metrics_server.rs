@@ -1,7 +1,9 @@
-//! `GET /metrics`, and nothing else.
+//! `GET /metrics`, and nothing else. Whoever reaches the port may connect, so connections that only wait make room for
+//! new ones, as on the control socket.
 
 use std::{
     convert::Infallible,
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -17,21 +19,28 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
 use crate::{
+    control::connections::{Connections, Phase, Place},
     metrics::{self, Instruments},
     model::{report::seconds, service::Service},
 };
 
-/// Scrapes at the same time.
-const CONNECTIONS: usize = 16;
+/// Connections at the same time.
+const CONNECTIONS: usize = 64;
 
-/// How long a scrape may take, from its first byte to its last.
+/// Connections that wait to be accepted; beyond that the kernel drops attempts, which are repeated after seconds.
+const BACKLOG: u32 = 1024;
+
+/// How long a connection is safe from having to make room.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a request may take to arrive, to be answered, and its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two attempts to listen at an address that is not there yet.
@@ -71,7 +80,7 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
     let Some(address) = target.address else {
         return std::future::pending().await;
     };
-    let listener = match TcpListener::bind(address).await {
+    let listener = match listen(address) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::warn!("metrics at {address}: {error}; tried again in {} s", PAUSE.as_secs());
@@ -79,12 +88,8 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
         }
     };
     tracing::info!("metrics at http://{address}/metrics");
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(CONNECTIONS, GRACE);
     loop {
-        // Who comes beyond these waits in the listener's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -97,12 +102,24 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
         let ends = stream.local_addr().map(|local| (peer.ip(), local.ip()));
         let afar = ends.ok().filter(|(peer, local)| peer != local);
         let (service, instruments) = (Arc::clone(service), instruments.clone());
+        let place = connections.place().await;
         tokio::spawn(async move {
-            let conversation = converse(stream, service, instruments, target.allowed_ips, afar);
-            timeout(PATIENCE, conversation).await.ok();
-            drop(place);
+            let conversation = converse(stream, service, instruments, target.allowed_ips, afar, &place);
+            place.hold(PATIENCE, conversation).await;
         });
     }
+}
+
+/// As [`TcpListener::bind`], with more room for those that wait.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn converse(
@@ -111,11 +128,14 @@ async fn converse(
     instruments: Instruments,
     allowed_ips: bool,
     afar: Option<(IpAddr, IpAddr)>,
+    place: &Place,
 ) {
     let answer = service_fn(|request: Request<Incoming>| {
         let (service, instruments) = (Arc::clone(&service), instruments.clone());
         async move {
+            place.phase.send_replace(Phase::Working);
             let answer = answer(&request, &*service, &instruments, allowed_ips).await;
+            place.phase.send_replace(Phase::Answering);
             if let Some((peer, local)) = afar.filter(|_| answer.status().is_success()) {
                 instruments.scraped_from_afar(peer, local);
             }
@@ -143,8 +163,10 @@ async fn answer(
     }
     let accept = request.headers().get(header::ACCEPT);
     let openmetrics = metrics::wants_openmetrics(accept.and_then(|accept| accept.to_str().ok()));
-    let Ok(status) = service.status().await else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon is about to end\n");
+    let status = match timeout(PATIENCE, service.status()).await {
+        Ok(Ok(status)) => status,
+        Ok(Err(_)) => return plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon is about to end\n"),
+        Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "the daemon does not answer\n"),
     };
     let now = seconds(std::time::SystemTime::now());
     match metrics::encode(status, instruments, now, allowed_ips, openmetrics) {

@@ -464,6 +464,7 @@ pub(crate) fn scrape(appliance: &Appliance, accept: &str) -> String {
     use std::io::{Read, Write};
     appliance.namespace.enter(|| {
         let mut stream = std::net::TcpStream::connect("127.0.0.1:9586").unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(
             stream,
             "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
@@ -473,6 +474,29 @@ pub(crate) fn scrape(appliance: &Appliance, accept: &str) -> String {
         stream.read_to_string(&mut answer).unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     })
+}
+
+#[test]
+fn connections_that_wait_do_not_keep_a_scrape_waiting() {
+    use std::{io::Write, net::TcpStream, time::Instant};
+    let left = Appliance::new();
+    left.apply("version = 1\n");
+    let connects = || left.namespace.enter(|| TcpStream::connect("127.0.0.1:9586").is_ok());
+    left.namespace.until("the server listens", connects);
+    let begun = Instant::now();
+    let stalled: Vec<TcpStream> = left.namespace.enter(|| {
+        let stall = |_| {
+            let mut stream = TcpStream::connect("127.0.0.1:9586").unwrap();
+            // One that has made room already is closed.
+            let _ = stream.write_all(b"GET /metrics HT");
+            stream
+        };
+        (0..600).map(stall).collect()
+    });
+    let page = scrape(&left, "text/plain");
+    let took = begun.elapsed();
+    assert!(page.contains("tunneld_in_sync"), "{page}");
+    assert!(took.as_secs() < 5, "behind {} others it took {took:?}", stalled.len());
 }
 
 #[test]
