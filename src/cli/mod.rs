@@ -48,7 +48,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0 done   1 internal error   2 wrong use   3 errors in the document, nothing changed
   4 the kernel refused, the previous state is back   5 it could not be restored whole
-  6 another operation is running   7 the store cannot be written   8 not permitted
+  6 another operation or daemon is running   7 the store cannot be written   8 not permitted
   9 no such revision or tunnel, nothing to confirm   10 the daemon does not answer
   11 it would cut somebody off who reaches the appliance now; nothing changed
 

@@ -86,7 +86,7 @@ fn take_namespace() -> Result<Option<UnixListener>, Failure> {
                 "another tunneld runs already in this network namespace, as process {pid}; \
                  stop it first, or use another namespace"
             );
-            Err(Failure::new(FailureKind::Internal, message))
+            Err(Failure::new(FailureKind::Busy, message))
         }
         // Whoever runs without privilege must not be able to keep the service from starting.
         other => {
@@ -147,10 +147,9 @@ fn take_directory(directory: &Path) -> Result<File, Failure> {
         let mut holder = String::new();
         file.take(16).read_to_string(&mut holder).ok();
         let holder = holder.trim();
-        let message = format!(
-            "another tunneld runs already, as process {holder}; stop it first, or use another runtime directory"
-        );
-        return Err(Failure::new(FailureKind::Internal, message));
+        // Another directory would not help: there is one daemon per network namespace, too.
+        let message = format!("another tunneld runs already, as process {holder}; stop it first");
+        return Err(Failure::new(FailureKind::Busy, message));
     }
     let write = |file: &mut File| {
         file.set_len(0)?;
@@ -194,6 +193,7 @@ mod tests {
             refusal.message.contains(&format!("process {};", std::process::id())),
             "{refusal}"
         );
+        assert_eq!(refusal.kind, FailureKind::Busy);
         drop(first);
         take_directory(directory.path()).unwrap();
         let nowhere = take_directory(Path::new("/proc/nowhere")).unwrap_err();

@@ -118,7 +118,7 @@ pub enum FailureKind {
     Refused,
     /// The kernel refused part of it, and the previous state could not be restored whole. Exit 5, HTTP 500.
     NotRestored,
-    /// Another operation is running. Exit 6, HTTP 423.
+    /// Another operation is running, or another daemon. Exit 6, HTTP 423.
     Busy,
     /// The store cannot be written. Exit 7, HTTP 507.
     Store,
