@@ -1,5 +1,7 @@
 //! The values that are read from the status when the page is scraped.
 
+use std::collections::BTreeMap;
+
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -8,6 +10,7 @@ use prometheus_client::{
 
 use crate::model::{
     document::Family,
+    reconcile::subject::KINDS,
     status::{State, Status, Tunnel, TunnelState},
 };
 
@@ -110,10 +113,12 @@ impl Snapshot {
             (labels.to_vec(), count.count as f64)
         });
         out.gauges("tunneld_routes", "Routes of ours in the kernel", routes)?;
-        let repairs = status
-            .repairs
-            .iter()
-            .map(|(kind, count)| (vec![("kind", kind.clone())], *count));
+        // A rate needs the zero that comes before the first one.
+        let mut repairs: BTreeMap<&str, u64> = KINDS.into_iter().map(|kind| (kind, 0)).collect();
+        repairs.extend(status.repairs.iter().map(|(kind, count)| (kind.as_str(), *count)));
+        let repairs = repairs
+            .into_iter()
+            .map(|(kind, count)| (vec![("kind", kind.to_owned())], count));
         out.counters("tunneld_repairs", "Repairs of what something else had changed", repairs)?;
         let dropped = status
             .dropped

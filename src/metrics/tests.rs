@@ -32,7 +32,7 @@ fn status() -> Status {
     Status {
         version: "1".into(),
         tunnels: vec![tunnel],
-        repairs: [("route".to_owned(), 4)].into(),
+        repairs: [("add-route".to_owned(), 4)].into(),
         ..Status::default()
     }
 }
@@ -46,7 +46,11 @@ fn both_formats_name_counters_their_own_way() {
     assert!(open.ends_with("# EOF\n"));
     let (text, _) = encode(status(), &instruments, 1010, false, false).unwrap();
     assert!(text.contains("# TYPE tunneld_repairs_total counter\n"), "{text}");
-    assert!(text.contains("tunneld_repairs_total{kind=\"route\"} 4\n"));
+    assert!(text.contains("tunneld_repairs_total{kind=\"add-route\"} 4\n"));
+    assert!(
+        text.contains("tunneld_repairs_total{kind=\"set-mtu\"} 0\n"),
+        "before the first one, too"
+    );
     assert!(text.contains("tunneld_applies_total{outcome=\"applied\"} 1\n"));
     assert!(text.contains("tunneld_tunnel_state{interface=\"wg0\",state=\"up\"} 1"));
     assert!(text.contains("tunneld_apply_duration_seconds_count 1\n"));

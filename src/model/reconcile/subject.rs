@@ -4,6 +4,24 @@ use std::fmt::Display;
 
 use crate::model::{desired::Route, observed::Observed, ports::Operation, types::InterfaceName};
 
+/// Every [`kind`] that there is.
+pub const KINDS: [&str; 14] = [
+    "create-link",
+    "delete-link",
+    "set-mtu",
+    "set-up",
+    "configure-wireguard",
+    "add-address",
+    "delete-address",
+    "add-route",
+    "replace-route",
+    "delete-route",
+    "add-rule",
+    "delete-rule",
+    "set-sysctl",
+    "set-firewall",
+];
+
 /// The kind of an operation, as it serialises: a bounded label for metrics.
 pub fn kind(operation: &Operation) -> &'static str {
     match operation {
@@ -71,4 +89,18 @@ fn hops(route: &Route) -> String {
     let hop = |hop: &crate::model::desired::NextHop| word("via", hop.via.as_ref()) + &word("dev", hop.device.as_ref());
     let hops: String = route.nexthops.iter().map(hop).collect();
     format!("a route{hops}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_kinds_is_whole() {
+        let arms = include_str!("subject.rs").lines().filter_map(|line| {
+            let (_, word) = line.trim().strip_prefix("Operation::")?.split_once("{ .. } => \"")?;
+            word.strip_suffix("\",")
+        });
+        assert_eq!(arms.collect::<Vec<_>>(), KINDS);
+    }
 }
