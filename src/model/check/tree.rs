@@ -51,10 +51,11 @@ impl<'a> Entries<'a> {
         self.0.iter().map(|(key, entry)| (key.as_ref(), entry))
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, name: &str) -> Option<Entry<'a>> {
-        let found = self.0.binary_search_by(|(key, _)| key.as_ref().cmp(name));
-        Some(self.0.remove(found.ok()?).1)
+    /// Takes out those of which `keep` does not say so.
+    pub(super) fn split(&mut self, mut keep: impl FnMut(&str) -> bool) -> Vec<(Cow<'a, str>, Entry<'a>)> {
+        let (kept, others) = std::mem::take(&mut self.0).into_iter().partition(|(key, _)| keep(key));
+        self.0 = kept;
+        others
     }
 
     /// Puts an entry in, where there is none of its name.

@@ -171,16 +171,8 @@ impl Walk<'_> {
 
     /// Takes out what stands under keys that are unknown, and gives back what is good under the keys that are meant.
     fn unknown_keys<'t>(&mut self, entries: &mut Entries<'t>, table: &'static Table) -> Vec<(&'static str, Entry<'t>)> {
-        let unknown = entries
-            .iter()
-            .map(|(name, _)| name)
-            .filter(|name| !table.fields.contains_key(*name));
-        let unknown: Vec<String> = unknown.map(str::to_owned).collect();
         let mut misspelt = Vec::new();
-        for name in unknown {
-            let Some(mut entry) = entries.remove(&name) else {
-                continue;
-            };
+        for (name, mut entry) in entries.split(|name| table.fields.contains_key(name)) {
             let place = self.found.len();
             let near = self
                 .unknown_key(&name, &entry, table)
