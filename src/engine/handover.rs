@@ -4,19 +4,19 @@
 //! be carried: `Tunn` does not give them out.
 
 use std::{
-    ffi::OsString,
+    convert::Infallible,
+    ffi::{CString, OsString},
     fs::File,
     io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Seek, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStringExt, net::UnixStream},
     },
     path::Path,
-    process::Command,
 };
 
-use nix::unistd::dup2_stdin;
+use nix::unistd::{dup2_stdin, execv};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     net::{
@@ -78,15 +78,34 @@ pub(super) fn bequeath(
         sendmsg(&ours, &[IoSlice::new(&said)], &mut ancillary, SendFlags::NOSIGNAL)?;
         Ok(theirs)
     });
-    match bequeathed {
-        Ok(theirs) => Command::new(executable)
-            .args(std::env::args_os().skip(1).filter(|word| word != TAKE_OVER))
-            .args(words)
-            .arg(TAKE_OVER)
-            .stdin(OwnedFd::from(theirs))
-            .exec(),
+    let became = bequeathed.and_then(|theirs| {
+        let own = std::env::args_os().skip(1).filter(|word| word != TAKE_OVER);
+        let words = own.chain(words.iter().cloned()).chain([TAKE_OVER.into()]);
+        become_program(executable, words, theirs.as_fd())
+    });
+    match became {
+        Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// Executes a program with these words and this standard input. Not by [`std::process::Command`]: that leaves SIGPIPE
+/// deadly when it fails, so that the next client who hangs up would take the engine along.
+fn become_program(
+    executable: &Path,
+    words: impl Iterator<Item = OsString>,
+    stdin: BorrowedFd<'_>,
+) -> io::Result<Infallible> {
+    let words = [executable.as_os_str().to_owned()].into_iter().chain(words);
+    let words: Vec<CString> = words
+        .map(|word| CString::new(word.into_vec()))
+        .collect::<Result<_, _>>()?;
+    let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let before = io::stdin().as_fd().try_clone_to_owned()?;
+    dup2_stdin(stdin)?;
+    let became = execv(path, &words);
+    dup2_stdin(before)?;
+    Ok(became?)
 }
 
 /// Takes what a predecessor left behind standard input.
@@ -187,6 +206,11 @@ mod tests {
             &Device::default(),
         );
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        // Whoever hangs up is an error still, and no signal.
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let hung_up = File::from(writer).write_all(b"x").unwrap_err();
+        assert_eq!(hung_up.kind(), io::ErrorKind::BrokenPipe);
         assert_ne!(sockets.port(), 0);
     }
 }
