@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod engine;
 pub mod fake;
 pub mod health;
+pub mod ike;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;

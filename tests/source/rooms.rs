@@ -17,6 +17,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("kernel", &["model"]),
     ("engine", &["model"]),
     ("health", &["model"]),
+    ("ike", &["model"]),
     ("fake", &["model"]),
     ("control", &["model"]),
     (

@@ -1,0 +1,3 @@
+//! IKE is charon's: what strongSwan is told, and what it says.
+
+pub mod vici;
