@@ -109,6 +109,7 @@ targets! {
     store, crate::store::fuzz::store, 500;
     uapi, crate::model::fuzz::uapi, 2000;
     uapi_server, crate::engine::fuzz::server, 500;
+    vici, crate::ike::vici::fuzz::vici, 5000;
 }
 
 #[test]

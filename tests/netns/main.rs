@@ -51,6 +51,8 @@ mod trial;
 #[cfg(test)]
 mod uapi;
 #[cfg(test)]
+mod vici;
+#[cfg(test)]
 mod wireguard;
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl Connection {
 }
 
 /// Takes the first packet out of what was read, without its length, if all of it is there.
-fn split_packet(read: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn split_packet(read: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let Some((length, rest)) = read.split_first_chunk() else {
         return Ok(None);
     };

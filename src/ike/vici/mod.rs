@@ -5,6 +5,8 @@
 //! connection for that alone. A packet is at most 512 KiB, a long answer is many events.
 
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod message;
 mod packet;
 #[cfg(test)]

@@ -166,7 +166,7 @@ async fn an_answer_in_pieces_with_events_before_it() {
     let mut connection = charon(vec![packet(5, &[]), events, packet(5, &[])]).await;
     let mut numbers = Vec::new();
     let took = connection.list("list-sas", "list-sa", WITHIN, |section| {
-        numbers.push(section.number("n"))
+        numbers.push(section.number("n"));
     });
     took.await.unwrap();
     assert_eq!(numbers, [Some(1), Some(1)]);
