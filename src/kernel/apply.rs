@@ -1,25 +1,18 @@
 //! Operations carried out in order, consecutive ones of a kind together.
 
-use std::{
-    collections::BTreeMap,
-    mem,
-    time::{Duration, Instant},
-};
+use std::mem;
 
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{
     Kernel, address,
+    guard::Guard,
     link::{self, Links},
-    nftables,
-    route::{self, Holders},
-    rule,
+    nftables, route, rule,
     socket::{Batch, NetlinkError},
     sysctl,
 };
 use crate::model::{
-    desired::Address,
-    observed::ObservedAddress,
     ports::{Applied, Operation, OperationError},
     types::InterfaceName,
     wireguard::DeviceChange,
@@ -27,25 +20,6 @@ use crate::model::{
 
 /// Operations whose messages are made at a time: they are ten times the size of what is sent.
 const PART: usize = 1_000;
-
-/// A guard may be used for so long, and for so many times what it took to read it: then reading it again costs
-/// a fifth of the time at most, however large the tables are.
-const FRESH: (Duration, u32) = (Duration::from_millis(50), 4);
-
-/// What was read just before operations so that none of them touches what is not ours.
-struct Guard {
-    foreign: Holders,
-    addresses: BTreeMap<Address, ObservedAddress>,
-    /// When it was read, and how long that took.
-    read: (Instant, Duration),
-}
-
-impl Guard {
-    fn is_stale(&self) -> bool {
-        let (when, took) = self.read;
-        when.elapsed() > FRESH.0.max(took * FRESH.1)
-    }
-}
 
 /// Names and indices of links, read when first needed and again after one was made or deleted.
 type LinksRead = Option<Links>;
@@ -57,25 +31,31 @@ impl Kernel {
         let mut applied = Applied::default();
         let mut links = None;
         for run in operations.chunk_by(together) {
-            let Applied { done, failure } = self.carry_out_run(run, &mut links).await;
+            let ahead = operations.get(applied.done..).unwrap_or(run);
+            let Applied { done, failure } = self.carry_out_run(run, ahead, &mut links).await;
             applied.done += done;
             if failure.is_some() {
                 applied.failure = failure;
                 break;
             }
         }
+        self.guard.forget();
         applied
     }
 
-    /// Carries out one operation, or several of one kind.
-    async fn carry_out_run(&mut self, run: &[Operation], links: &mut LinksRead) -> Applied {
+    /// Carries out one operation, or several of one kind: the first ones of what lies `ahead`.
+    async fn carry_out_run(&mut self, run: &[Operation], ahead: &[Operation], links: &mut LinksRead) -> Applied {
+        if !run.first().is_some_and(is_of_route) {
+            // The kernel may make and drop routes of its own now.
+            self.guard.forget();
+        }
         match run {
             [Operation::SetFirewall { firewall }] => one(nftables::write(firewall).await),
             [operation @ Operation::ConfigureWireguard { name, change, .. }] => {
                 one(self.configure(operation, name, change, links).await)
             }
             run => {
-                let batch = self.batch(run, links).await.unwrap_or_else(|error| Batch {
+                let batch = self.batch(run, ahead, links).await.unwrap_or_else(|error| Batch {
                     done: 0,
                     failure: Some(error),
                 });
@@ -116,7 +96,12 @@ impl Kernel {
     }
 
     /// Carries out what is netlink's or a setting's.
-    async fn batch(&mut self, run: &[Operation], links: &mut LinksRead) -> Result<Batch, NetlinkError> {
+    async fn batch(
+        &mut self,
+        run: &[Operation],
+        ahead: &[Operation],
+        links: &mut LinksRead,
+    ) -> Result<Batch, NetlinkError> {
         match run {
             [Operation::CreateLink { name, mtu, .. }] => {
                 *links = None;
@@ -137,42 +122,53 @@ impl Kernel {
             }
             run => {
                 let links = self.links(links).await?;
-                return self.send(run, links).await;
+                return Ok(self.send(run, ahead, links).await);
             }
         }
         Ok(Batch { done: 1, failure: None })
     }
 
     /// Carries out operations of one kind on addresses, routes or rules.
-    async fn send(&mut self, run: &[Operation], links: &Links) -> Result<Batch, NetlinkError> {
-        let mut guard = self.guard(run, links).await?;
+    async fn send(&mut self, run: &[Operation], ahead: &[Operation], links: &Links) -> Batch {
         let mut sent = Batch::default();
         while let Some(rest) = run.get(sent.done..).filter(|rest| !rest.is_empty()) {
-            if guard.is_stale() {
-                match self.guard(rest, links).await {
-                    Ok(fresh) => guard = fresh,
-                    Err(error) => {
-                        sent.failure = Some(error);
-                        break;
-                    }
-                }
-            }
             let part = rest.get(..PART).unwrap_or(rest);
-            let batch = self.send_part(part, links, &guard).await;
+            let ahead = ahead.get(sent.done..).unwrap_or(rest);
+            let batch = match self.look(part, ahead, links).await {
+                Ok(()) => self.send_part(part, links).await,
+                Err(error) => Batch {
+                    done: 0,
+                    failure: Some(error),
+                },
+            };
             sent.done += batch.done;
             sent.failure = batch.failure;
             if sent.failure.is_some() {
                 break;
             }
         }
-        Ok(sent)
+        sent
     }
 
-    async fn send_part(&mut self, part: &[Operation], links: &Links, guard: &Guard) -> Batch {
+    /// Reads what the messages of `part` could damage, unless that was done just before; then for all of `ahead`.
+    async fn look(&mut self, part: &[Operation], ahead: &[Operation], links: &Links) -> Result<(), NetlinkError> {
+        if self.guard.covers(part) {
+            return Ok(());
+        }
+        if let Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. }) = part.first()
+            && !self.probe.capabilities(&mut self.socket).await?.address_protocol
+        {
+            // Whose an address is, the plan has asked the ledger.
+            return Ok(());
+        }
+        self.guard.read(&mut self.socket, links, ahead).await
+    }
+
+    async fn send_part(&mut self, part: &[Operation], links: &Links) -> Batch {
         let mut messages = Vec::with_capacity(part.len());
         let mut refused = None;
         for operation in part {
-            match message(operation, links, guard) {
+            match message(operation, links, &self.guard) {
                 Ok(message) => messages.push(message),
                 Err(error) => {
                     refused = Some(error);
@@ -184,47 +180,25 @@ impl Kernel {
         batch.failure = batch.failure.or(refused);
         batch
     }
-
-    /// Reads what the messages of `run` could damage.
-    async fn guard(&mut self, run: &[Operation], links: &Links) -> Result<Guard, NetlinkError> {
-        let began = Instant::now();
-        let (mut foreign, mut addresses) = (Holders::new(), BTreeMap::new());
-        match run.first() {
-            Some(Operation::ReplaceRoute { .. }) => {
-                let keys = run.iter().filter_map(|operation| match operation {
-                    Operation::ReplaceRoute { key, .. } => Some(route::normalise(*key)),
-                    _ => None,
-                });
-                foreign = route::read_foreign(&mut self.socket, links, &keys.collect()).await?;
-            }
-            Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. })
-                if self.probe.capabilities(&mut self.socket).await?.address_protocol =>
-            {
-                addresses = address::read(&mut self.socket, links).await?;
-            }
-            _ => {}
-        }
-        Ok(Guard {
-            foreign,
-            addresses,
-            read: (Instant::now(), began.elapsed()),
-        })
-    }
 }
 
+/// Whether it changes a route alone.
+fn is_of_route(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::AddRoute { .. } | Operation::ReplaceRoute { .. } | Operation::DeleteRoute { .. }
+    )
+}
 /// Whether two neighbours in a plan go in one batch.
 fn together(one: &Operation, next: &Operation) -> bool {
     let batched = matches!(
         one,
         Operation::AddAddress { .. }
             | Operation::DeleteAddress { .. }
-            | Operation::AddRoute { .. }
-            | Operation::ReplaceRoute { .. }
-            | Operation::DeleteRoute { .. }
             | Operation::AddRule { .. }
             | Operation::DeleteRule { .. }
     );
-    batched && mem::discriminant(one) == mem::discriminant(next)
+    (batched || is_of_route(one)) && mem::discriminant(one) == mem::discriminant(next)
 }
 
 fn one(result: Result<(), OperationError>) -> Applied {
@@ -250,27 +224,21 @@ fn attempt(operation: &Operation) -> String {
 fn message(operation: &Operation, links: &Links, guard: &Guard) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
     match operation {
         Operation::AddRoute { key, route } => route::add(links, *key, route),
-        Operation::ReplaceRoute { key, route } => route::replace(links, &guard.foreign, *key, route),
+        Operation::ReplaceRoute { key, route } => {
+            guard.own_route(key)?;
+            route::replace(links, *key, route)
+        }
         Operation::DeleteRoute { key, route } => Ok(route::delete(*key, route)),
         Operation::AddRule { rule } => Ok(rule::add(rule)),
         Operation::DeleteRule { rule } => Ok(rule::delete(rule)),
         Operation::AddAddress { address } => {
-            own_address(guard, address)?;
+            guard.own_address(address)?;
             address::add(links, address)
         }
         Operation::DeleteAddress { address } => {
-            own_address(guard, address)?;
+            guard.own_address(address)?;
             address::delete(links, address)
         }
         other => Err(NetlinkError::Changed(format!("no batch can {}", attempt(other)))),
-    }
-}
-
-/// Refuses to touch an address that is there and not ours. Where the kernel does not keep whose it is, the
-/// plan has asked the ledger.
-fn own_address(guard: &Guard, address: &Address) -> Result<(), NetlinkError> {
-    match guard.addresses.get(address) {
-        Some(there) if !there.owner.is_ours() => Err(NetlinkError::Changed("the address is not ours".into())),
-        _ => Ok(()),
     }
 }

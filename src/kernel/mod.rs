@@ -9,6 +9,7 @@ mod apply;
 mod capability;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod guard;
 mod link;
 pub mod monitor;
 pub mod nftables;
@@ -20,13 +21,19 @@ pub mod tcp;
 mod underlay;
 pub mod wireguard;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 
 use self::{
     capability::Probe,
+    guard::Guard,
     link::Links,
+    route::{Holders, Keys},
     socket::{NetlinkError, Socket},
     wireguard::Wireguard,
 };
@@ -43,6 +50,8 @@ pub struct Kernel {
     probe: Probe,
     /// Opened when something needs it: the family may come with a module.
     wireguard: Option<Wireguard>,
+    /// What was read last of what operations could damage.
+    guard: Guard,
 }
 
 impl Kernel {
@@ -58,6 +67,7 @@ impl Kernel {
             socket,
             probe: Probe::default(),
             wireguard: None,
+            guard: Guard::default(),
         })
     }
 
@@ -87,39 +97,59 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads our routes, and whatever stands under the keys that we want and do not hold.
+    /// Reads our routes, whatever stands under the keys that we want and do not hold, and what is around the
+    /// destinations of the scope: then one list of a family shows all of it.
     async fn observe_routes(
         &mut self,
         links: &Links,
         scope: &Scope,
         observed: &mut Observed,
     ) -> Result<(), NetlinkError> {
-        let ours = |value| Owned {
-            value,
-            owner: Owner::Ours,
-        };
-        let read = route::read_ours(&mut self.socket, links).await?;
-        observed.routes = read.into_iter().map(|(key, route)| (key, ours(route))).collect();
-        let missing = missing(&scope.routes, &observed.routes);
-        for (key, held) in route::read_holders(&mut self.socket, links, &missing).await? {
-            let first = held.into_iter().next();
-            observed.routes.extend(first.map(|route| (key, route)));
+        let began = Instant::now();
+        let wanted: Keys = scope.routes.iter().copied().collect();
+        let (mut ours, mut foreign, mut whole) = (Vec::new(), Holders::new(), Vec::new());
+        for family in route::FAMILIES {
+            let of_family = |way: &&IpAddr| address::family(**way) == family;
+            let ways: BTreeSet<IpAddr> = scope.ways.iter().filter(of_family).copied().collect();
+            if ways.is_empty() {
+                ours.extend(route::read_ours(&mut self.socket, links, family).await?);
+                continue;
+            }
+            let read = route::read_whole(&mut self.socket, links, family, &wanted, &ways).await?;
+            whole.push(family);
+            ours.extend(read.ours);
+            foreign.extend(read.foreign);
+            observed.fib.routes.extend(read.around);
         }
+        observed.routes = ours.into_iter().map(|(key, route)| (key, owned(route))).collect();
+        let is_known = |key: &RouteKey| whole.contains(&address::family(key.prefix.address()));
+        let missing = missing(&wanted, &observed.routes, is_known);
+        let held = route::read_holders(&mut self.socket, links, &missing).await?;
+        for (key, held) in held.iter().chain(&foreign) {
+            if let Some(first) = held.first() {
+                observed.routes.entry(*key).or_insert_with(|| first.clone());
+            }
+        }
+        self.guard.seen(wanted.only(is_known), foreign, began);
         Ok(())
     }
 }
 
-/// The keys of `wanted`, as the kernel has them, under which nothing was read.
-fn missing(wanted: &BTreeSet<RouteKey>, read: &BTreeMap<RouteKey, Owned<Route>>) -> BTreeSet<RouteKey> {
-    let mut wanted: Vec<_> = wanted.iter().map(|key| route::normalise(*key)).collect();
-    wanted.sort_unstable();
+fn owned(value: Route) -> Owned<Route> {
+    let owner = Owner::Ours;
+    Owned { value, owner }
+}
+
+/// The keys of `wanted` under which nothing was read and nothing else is known.
+fn missing(wanted: &Keys, read: &BTreeMap<RouteKey, Owned<Route>>, is_known: impl Fn(&RouteKey) -> bool) -> Keys {
     let mut there = InOrder::new(read);
-    wanted.into_iter().filter(|key| there.get(key).is_none()).collect()
+    wanted.only(|key| !is_known(key) && there.get(key).is_none())
 }
 
 #[async_trait]
 impl Port for Kernel {
     async fn observe(&mut self, scope: &Scope, observed: &mut Observed) -> Result<(), ObserveError> {
+        self.guard.forget();
         let named = |what: &'static str| move |error: NetlinkError| error.observe(what);
         let socket = &mut self.socket;
         let capabilities = self.probe.capabilities(socket).await;
@@ -132,8 +162,6 @@ impl Port for Kernel {
         observed.rules = rule::count(&rules, &scope.rules);
         if !scope.ways.is_empty() {
             observed.fib.rules = rules.into_iter().map(|(rule, _)| rule).collect();
-            let around = route::read_around(socket, &links, &scope.ways).await;
-            observed.fib.routes = around.map_err(named("the routes around who must not be cut off"))?;
         }
         let settings = &observed.promotions() | &scope.sysctls;
         observed.sysctls = sysctl::read(&settings).map_err(|(sysctl, error)| error.observe(sysctl.path()))?;

@@ -9,14 +9,10 @@ use netlink_packet_route::{
     },
 };
 
-use super::{
-    super::{address::family, link::Links, socket::NetlinkError},
-    Holders,
-};
+use super::super::{address::family, link::Links, socket::NetlinkError};
 use crate::model::{
     desired::{NextHop, Route, RouteKey},
     document::RouteKind,
-    observed::{Owned, Owner},
     preference::PROTOCOL,
     types::TableId,
 };
@@ -133,25 +129,9 @@ pub(crate) fn add(links: &Links, key: RouteKey, route: &Route) -> Result<(RouteN
     Ok((message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
-/// The message that replaces our route in one step. IPv4 would replace a route of any protocol, so `foreign`, read
-/// just before, must not have the key. (A foreign next hop that was appended to our IPv6 route has no protocol of its
-/// own in the kernel's list: it goes.)
-pub(crate) fn replace(
-    links: &Links,
-    foreign: &Holders,
-    key: RouteKey,
-    route: &Route,
-) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
-    let taken = foreign.get(&normalise(key)).and_then(|held| held.first());
-    if let Some(Owned {
-        owner: Owner::Foreign(whose),
-        ..
-    }) = taken
-    {
-        return Err(NetlinkError::Changed(format!(
-            "a route with {whose} has taken its place"
-        )));
-    }
+/// The message that replaces our route in one step. IPv4 would replace a route of any protocol: whoever sends it has
+/// read just before that the key is ours.
+pub(crate) fn replace(links: &Links, key: RouteKey, route: &Route) -> Result<(RouteNetlinkMessage, u16), NetlinkError> {
     Ok((RouteNetlinkMessage::NewRoute(encode(links, key, route)?), NLM_F_REPLACE))
 }
 

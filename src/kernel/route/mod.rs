@@ -1,8 +1,10 @@
 //! Routes: ours are read by a filter in the kernel, foreign ones only where one may be in the way of ours,
-//! as a stream that keeps nothing else (`rtnetlink(7)`, `net/ipv4/fib_frontend.c`, `net/ipv6/route.c`).
+//! as a stream that keeps nothing else (`rtnetlink(7)`, `net/ipv4/fib_frontend.c`, `net/ipv6/route.c`). Where all
+//! have to be looked at anyway, one stream shows everything.
 
 mod decode;
 mod encode;
+mod keys;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,13 +20,13 @@ use nix::errno::Errno;
 pub(crate) use self::{
     decode::route_mtu,
     encode::{add, delete, normalise, replace},
+    keys::Keys,
 };
 use self::{
     decode::{Raw, route_kind},
     encode::set_table,
 };
 use super::{
-    address::family as address_family,
     link::Links,
     socket::{NetlinkError, Socket},
 };
@@ -40,22 +42,31 @@ use crate::model::{
 /// Who holds a key. IPv4 may hold several routes under one key; the first is the one that is used.
 pub(crate) type Holders = BTreeMap<RouteKey, Vec<Owned<Route>>>;
 
-/// Reads our routes in every table, one for each key.
-pub(crate) async fn read_ours(socket: &mut Socket, links: &Links) -> Result<Vec<(RouteKey, Route)>, NetlinkError> {
-    let mut ours = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.protocol = RouteProtocol::Other(PROTOCOL);
-        let found = socket
-            .dump(
-                RouteNetlinkMessage::GetRoute(request),
-                |found: &mut Vec<(RouteKey, Route)>, _, body| take_ours(found, links, family, body),
-            )
-            .await?;
-        ours.extend(merged(found));
-    }
-    Ok(ours)
+/// Both families, in the order in which they are read.
+pub(crate) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// Reads our routes of `family` in every table, one for each key.
+pub(crate) async fn read_ours(
+    socket: &mut Socket,
+    links: &Links,
+    family: AddressFamily,
+) -> Result<Vec<(RouteKey, Route)>, NetlinkError> {
+    let mut request = all_of(family);
+    request.header.protocol = RouteProtocol::Other(PROTOCOL);
+    let found = socket
+        .dump(
+            RouteNetlinkMessage::GetRoute(request),
+            |found: &mut Vec<(RouteKey, Route)>, _, body| take_ours(found, links, family, body),
+        )
+        .await?;
+    Ok(merged(found))
+}
+
+/// Asks for all routes of a family.
+fn all_of(family: AddressFamily) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    request
 }
 
 /// Takes the route that one message of a list shows, if it is ours.
@@ -79,27 +90,19 @@ fn merged(mut found: Vec<(RouteKey, Route)>) -> Vec<(RouteKey, Route)> {
 }
 
 /// Reads whatever stands under `keys`, ours or not, and nothing else of the tables concerned.
-pub(crate) async fn read_holders(
-    socket: &mut Socket,
-    links: &Links,
-    keys: &BTreeSet<RouteKey>,
-) -> Result<Holders, NetlinkError> {
+pub(crate) async fn read_holders(socket: &mut Socket, links: &Links, keys: &Keys) -> Result<Holders, NetlinkError> {
     read_under(socket, links, keys, |_| true).await
 }
 
 /// Reads what stands under `keys` that is not ours.
-pub(crate) async fn read_foreign(
-    socket: &mut Socket,
-    links: &Links,
-    keys: &BTreeSet<RouteKey>,
-) -> Result<Holders, NetlinkError> {
+pub(crate) async fn read_foreign(socket: &mut Socket, links: &Links, keys: &Keys) -> Result<Holders, NetlinkError> {
     read_under(socket, links, keys, |protocol| protocol != PROTOCOL).await
 }
 
 async fn read_under(
     socket: &mut Socket,
     links: &Links,
-    keys: &BTreeSet<RouteKey>,
+    keys: &Keys,
     wanted: fn(u8) -> bool,
 ) -> Result<Holders, NetlinkError> {
     let tables: BTreeSet<(bool, TableId)> = keys.iter().map(|key| (key.prefix.is_ipv6(), key.table)).collect();
@@ -110,8 +113,7 @@ async fn read_under(
         } else {
             AddressFamily::Inet
         };
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
+        let mut request = all_of(family);
         set_table(&mut request, table);
         let found = socket
             .dump(
@@ -133,33 +135,52 @@ async fn read_under(
     Ok(holders)
 }
 
-/// Reads every route around `destinations`, of every table, and nothing else of them.
-pub(crate) async fn read_around(
+/// What one list of all routes of a family shows.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
+    /// Our routes in every table, one for each key.
+    pub(crate) ours: Vec<(RouteKey, Route)>,
+    /// What is not ours and holds a key that was asked for.
+    pub(crate) foreign: Holders,
+    /// Every route around a destination that was asked for, of every table.
+    pub(crate) around: Vec<Entry>,
+}
+
+/// Reads every route of `family` once, and keeps what is ours, under `keys` or around `destinations`.
+pub(crate) async fn read_whole(
     socket: &mut Socket,
     links: &Links,
+    family: AddressFamily,
+    keys: &Keys,
     destinations: &BTreeSet<IpAddr>,
-) -> Result<Vec<Entry>, NetlinkError> {
-    let mut around = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        if !destinations.iter().any(|address| address_family(*address) == family) {
-            continue;
+) -> Result<Whole, NetlinkError> {
+    let whole = socket
+        .dump(
+            RouteNetlinkMessage::GetRoute(all_of(family)),
+            |whole: &mut Whole, _, body| {
+                if let Some(raw) = Raw::of(body, family) {
+                    whole.take(&raw, links, keys, destinations);
+                }
+            },
+        )
+        .await?;
+    Ok(Whole {
+        ours: merged(whole.ours),
+        ..whole
+    })
+}
+
+impl Whole {
+    fn take(&mut self, raw: &Raw<'_>, links: &Links, keys: &Keys, destinations: &BTreeSet<IpAddr>) {
+        if raw.plain && raw.key.prefix.contains_any(destinations) {
+            self.around.extend(raw.entry(links));
         }
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let found = socket
-            .dump(
-                RouteNetlinkMessage::GetRoute(request),
-                |found: &mut Vec<Entry>, _, body| {
-                    let Some(raw) = Raw::of(body, family) else { return };
-                    if raw.plain && raw.key.prefix.contains_any(destinations) {
-                        found.extend(raw.entry(links));
-                    }
-                },
-            )
-            .await?;
-        around.extend(found);
+        if raw.protocol == PROTOCOL {
+            self.ours.extend(raw.route(links).map(|route| (raw.key, route)));
+        } else if raw.plain && keys.contains(&raw.key) {
+            self.foreign.entry(raw.key).or_default().push(holder(raw, links));
+        }
     }
-    Ok(around)
 }
 
 /// Takes the route that one message of a list shows, if it holds a key and `wanted` holds for its protocol and that key.

@@ -209,6 +209,84 @@ fn a_foreign_route_put_before_ours_is_not_replaced() {
 }
 
 #[test]
+fn one_list_of_all_routes_shows_what_several_show() {
+    let namespace = world();
+    let ours = [
+        key("20.0.1.0/24", 10),
+        key("2001:db8:1::/64", 10),
+        key("20.0.2.0/24", 10),
+    ];
+    let foreign = [key("20.0.3.0/24", 10), key("2001:db8:3::/64", 10)];
+    let route = unicast(vec![hop("", "wg0")]);
+    apply_all(&namespace, &ours.map(|key| add(key, &route)));
+    namespace.ip("route prepend 20.0.1.0/24 via 10.0.1.7 metric 10 proto static");
+    for key in foreign {
+        let family = if key.prefix.is_ipv6() { "-6" } else { "-4" };
+        namespace.ip(&format!(
+            "{family} route add {} dev wg1 metric 10 proto bgp",
+            key.prefix
+        ));
+    }
+    namespace.ip("route add 20.0.4.0/24 dev wg1 proto bgp");
+    let several = Scope {
+        routes: ours.into_iter().chain(foreign).collect(),
+        ..Scope::default()
+    };
+    let read = observe(&namespace, &several);
+    assert_eq!(read.routes.len(), 5, "{:?}", read.routes);
+    assert!(ours.iter().all(|key| read.routes[key].owner.is_ours()));
+    for ways in [
+        vec!["20.0.1.9"],
+        vec!["2001:db8:1::9"],
+        vec!["20.0.1.9", "2001:db8:1::9"],
+    ] {
+        let ways = ways.into_iter().map(|way| way.parse().unwrap()).collect();
+        let one = observe(
+            &namespace,
+            &Scope {
+                ways,
+                ..several.clone()
+            },
+        );
+        assert_eq!(one.routes, read.routes);
+    }
+}
+
+#[test]
+fn a_reading_that_saw_a_foreign_route_before_ours_guards_a_replacement() {
+    let namespace = world();
+    let keys = [key("20.0.1.0/24", 10), key("20.0.2.0/24", 10), key("20.0.3.0/24", 10)];
+    apply_all(
+        &namespace,
+        &[keys[0], keys[2]].map(|key| add(key, &unicast(vec![hop("", "wg0")]))),
+    );
+    namespace.ip("route prepend 20.0.3.0/24 via 10.0.1.7 metric 10 proto static");
+    let route = unicast(vec![hop("10.0.0.2", "wg0")]);
+    let replace = |key| Operation::ReplaceRoute {
+        key,
+        route: route.clone(),
+    };
+    let operations = [replace(keys[0]), add(keys[1], &route), replace(keys[2])];
+    let applied = namespace.block_on(|| async {
+        let mut kernel = Kernel::connect().unwrap();
+        let scope = Scope {
+            routes: keys.into(),
+            ways: ["10.0.1.7".parse().unwrap()].into(),
+            ..Scope::default()
+        };
+        kernel.observe(&scope, &mut Observed::default()).await.unwrap();
+        kernel.apply(&operations).await
+    });
+    assert_eq!(applied.done, 2);
+    let failure = applied.failure.unwrap();
+    assert_eq!(failure.reason, "a route with protocol static has taken its place");
+    assert_eq!(
+        namespace.ip_json("route show 20.0.3.0/24 proto static")[0]["gateway"],
+        "10.0.1.7"
+    );
+}
+
+#[test]
 fn a_route_is_replaced_in_one_step_whatever_it_was() {
     let namespace = world();
     for (key, first, second) in [
