@@ -22,6 +22,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
     let submission = Submission {
         document: check::read(&arguments.file)?,
         session: session::find(),
+        brief: !arguments.json,
         ..Submission::default()
     };
     let report = daemon

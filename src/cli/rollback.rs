@@ -42,6 +42,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         probes: arguments.probes.clone(),
         session: session::find(),
         may_cut: arguments.may_cut,
+        brief: !arguments.json,
     };
     let report = daemon.ask(async |client| client.rollback(&rollback).await)?;
     apply::show(&report, arguments.json)

@@ -11,7 +11,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::model::{
     document,
-    service::{Failure, FailureKind, Rollback, StoredDocument, Submission},
+    service::{Failure, FailureKind, LEAVE_OUT_OPERATIONS, Rollback, StoredDocument, Submission},
     status::{ApplyReport, HistoryEntry, PlanReport, Revision, Status},
     types::InterfaceName,
 };
@@ -52,7 +52,7 @@ impl Client {
     /// # Errors
     /// As [`Client::status`].
     pub async fn plan(&self, submission: &Submission) -> Result<PlanReport, Failure> {
-        self.change("/v1/plan", submission).await
+        self.change(&asking("/v1/plan", submission.brief), submission).await
     }
 
     /// Applies a document.
@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// As [`Client::status`]. Without an answer the apply may have happened all the same: look at the status.
     pub async fn apply(&self, submission: &Submission) -> Result<ApplyReport, Failure> {
-        self.change("/v1/apply", submission).await
+        self.change(&asking("/v1/apply", submission.brief), submission).await
     }
 
     /// Confirms the revision on trial; it is the answer.
@@ -76,7 +76,7 @@ impl Client {
     /// # Errors
     /// As [`Client::apply`].
     pub async fn rollback(&self, rollback: &Rollback) -> Result<ApplyReport, Failure> {
-        self.change("/v1/rollback", rollback).await
+        self.change(&asking("/v1/rollback", rollback.brief), rollback).await
     }
 
     /// What happened, newest first, at most `limit`.
@@ -221,6 +221,14 @@ impl Client {
             self.path.display()
         );
         Failure::new(FailureKind::Unreachable, message)
+    }
+}
+
+/// Where to send a request whose answer may be `brief`.
+fn asking(path: &str, brief: bool) -> String {
+    match brief {
+        true => format!("{path}?{LEAVE_OUT_OPERATIONS}"),
+        false => path.to_owned(),
     }
 }
 

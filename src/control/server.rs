@@ -35,7 +35,7 @@ use tokio::{
 
 use crate::model::{
     check,
-    service::{Failure, FailureKind, Service},
+    service::{Failure, FailureKind, Rollback, Service, Submission},
 };
 
 use super::{
@@ -282,13 +282,37 @@ async fn schema(Extension(arrival): Extension<Arrival>) -> Answer {
     arrival.work(async { Ok(check::schema()) }).await
 }
 
+/// How the answer to a plan, an apply or a rollback is wanted.
+#[derive(Deserialize)]
+struct AnswerQuery {
+    #[serde(default)]
+    operations: Option<bool>,
+}
+
+/// Whether the query leaves out the operations.
+fn brief(uri: &Uri) -> Result<bool, Refusal> {
+    let query = Query::<AnswerQuery>::try_from_uri(uri);
+    let Query(query) = query.map_err(|error| wrong(error.body_text()))?;
+    Ok(query.operations == Some(false))
+}
+
 async fn plan(State(service): Shared, Extension(arrival): Extension<Arrival>, request: Request) -> Answer {
-    let (_, submission) = admit_with_body(&arrival, Call::Plan, request).await?;
+    let brief = brief(request.uri());
+    let (_, submission) = admit_with_body::<Submission>(&arrival, Call::Plan, request).await?;
+    let submission = Submission {
+        brief: brief?,
+        ..submission
+    };
     arrival.work(async move { service.plan(submission).await }).await
 }
 
 async fn apply(State(service): Shared, Extension(arrival): Extension<Arrival>, request: Request) -> Answer {
-    let (caller, submission) = admit_with_body(&arrival, Call::Apply, request).await?;
+    let brief = brief(request.uri());
+    let (caller, submission) = admit_with_body::<Submission>(&arrival, Call::Apply, request).await?;
+    let submission = Submission {
+        brief: brief?,
+        ..submission
+    };
     let author = caller.author.clone();
     arrival
         .work(async move { service.apply(submission, author).await })
@@ -302,7 +326,12 @@ async fn confirm(State(service): Shared, Extension(arrival): Extension<Arrival>,
 }
 
 async fn rollback(State(service): Shared, Extension(arrival): Extension<Arrival>, request: Request) -> Answer {
-    let (caller, rollback) = admit_with_body(&arrival, Call::Rollback, request).await?;
+    let brief = brief(request.uri());
+    let (caller, rollback) = admit_with_body::<Rollback>(&arrival, Call::Rollback, request).await?;
+    let rollback = Rollback {
+        brief: brief?,
+        ..rollback
+    };
     let author = caller.author.clone();
     arrival
         .work(async move { service.rollback(rollback, author).await })

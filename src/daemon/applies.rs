@@ -84,7 +84,13 @@ impl MainLoop {
         };
         let answer = result.and_then(|done| {
             let keys = apply.identities.applied(self.machine.secrets());
-            let plan = report::plan(&done.plan, self.machine.secrets(), keys, apply.warnings);
+            let plan = report::plan(
+                &done.plan,
+                apply.submission.brief,
+                self.machine.secrets(),
+                keys,
+                apply.warnings,
+            );
             let plan = PlanReport {
                 cut: done.cut.clone(),
                 ..plan

@@ -175,7 +175,13 @@ impl Service for Handle {
     async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
         let (submission, desired, warnings) = validate(submission).await?;
         let ((plan, identities, cut), secrets) = self.preview(desired, submission.session).await?;
-        let report = report::plan(&plan, &secrets, identities.planned(&secrets), warnings);
+        let report = report::plan(
+            &plan,
+            submission.brief,
+            &secrets,
+            identities.planned(&secrets),
+            warnings,
+        );
         Ok(PlanReport { cut, ..report })
     }
 
@@ -228,6 +234,7 @@ impl Service for Handle {
             probes: rollback.probes,
             session: rollback.session,
             may_cut: rollback.may_cut,
+            brief: rollback.brief,
         };
         self.apply(submission, author).await
     }

@@ -112,15 +112,15 @@ fn finding((object, reason): (&Object, &String)) -> Finding {
     }
 }
 
-/// What a plan would do, or did, for people and programs.
-pub fn plan(plan: &Plan, secrets: &Secrets, keys: Vec<Finding>, warnings: Vec<Finding>) -> PlanReport {
+/// What a plan would do, or did, for people; and for programs unless it is to be `brief`.
+pub fn plan(plan: &Plan, brief: bool, secrets: &Secrets, keys: Vec<Finding>, warnings: Vec<Finding>) -> PlanReport {
     let lines = plan.operations.iter().map(|operation| {
         let (sign, line) = operation.line();
         format!("{sign} {line}")
     });
     let unreadable = secrets.unreadable.iter();
     PlanReport {
-        operations: OperationList::of(&plan.operations),
+        operations: (!brief).then(|| OperationList::of(&plan.operations)),
         lines: lines.collect(),
         waiting: waiting(plan),
         conflicts: conflicts(plan),

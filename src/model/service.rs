@@ -31,7 +31,14 @@ pub struct Submission {
     /// It may cut off this session, whoever reads the metrics, and management networks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_cut: bool,
+    /// The answer leaves out the operations: see [`LEAVE_OUT_OPERATIONS`].
+    #[serde(skip)]
+    pub brief: bool,
 }
+
+/// The query of a plan, an apply or a rollback whose caller reads the lines alone: of a large document the operations
+/// are most of the answer.
+pub const LEAVE_OUT_OPERATIONS: &str = "operations=false";
 
 /// The time to confirm what may cut somebody off, in seconds, if none is named.
 pub const CUT_CONFIRM: u32 = 300;
@@ -61,6 +68,9 @@ pub struct Rollback {
     /// As [`Submission::may_cut`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_cut: bool,
+    /// As [`Submission::brief`].
+    #[serde(skip)]
+    pub brief: bool,
 }
 
 /// A revision with its document.

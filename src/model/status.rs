@@ -311,8 +311,9 @@ impl PartialEq for OperationList {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanReport {
-    /// Operations in order, as [`super::ports::Operation`] serialises; secrets read "(hidden)".
-    pub operations: OperationList,
+    /// Operations in order, as [`super::ports::Operation`] serialises; secrets read "(hidden)". None if nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations: Option<OperationList>,
     /// The same for people, a line each: `+` adds, `-` deletes, `~` changes.
     pub lines: Vec<String>,
     /// What will be waiting.

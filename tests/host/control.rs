@@ -82,6 +82,31 @@ async fn every_call_arrives_and_its_answer_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operations_are_left_out_on_request_alone() {
+    let server = Server::start(&CLOSED, Limits::default());
+    let client = server.client();
+    for brief in [false, true] {
+        let submission = Submission {
+            brief,
+            ..Submission::default()
+        };
+        let rollback = Rollback {
+            brief,
+            ..Rollback::default()
+        };
+        let plans = [
+            client.plan(&submission).await.unwrap(),
+            client.apply(&submission).await.unwrap().plan,
+            client.rollback(&rollback).await.unwrap().plan,
+        ];
+        assert!(plans.iter().all(|plan| plan.operations.is_none() == brief), "{plans:?}");
+    }
+    let request = "POST /v1/plan?operations=some HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"document\":\"\"}";
+    let answer = raw(&server.path(), request).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_failure_comes_back_as_it_went() {
     let server = Server::start(&CLOSED, Limits::default());
     for kind in [

@@ -20,7 +20,7 @@ use tunneld::{
     },
     model::{
         service::{Failure, Rollback, Service, StoredDocument, Submission},
-        status::{ApplyReport, Author, HistoryEntry, PlanReport, Revision, Status},
+        status::{ApplyReport, Author, HistoryEntry, OperationList, PlanReport, Revision, Status},
         types::InterfaceName,
     },
 };
@@ -51,6 +51,10 @@ fn revision(author: Author) -> Revision {
     }
 }
 
+fn operations(brief: bool) -> Option<OperationList> {
+    (!brief).then(OperationList::default)
+}
+
 #[async_trait]
 impl Service for Fake {
     async fn status(&self) -> Result<Status, Failure> {
@@ -62,6 +66,7 @@ impl Service for Fake {
     async fn plan(&self, submission: Submission) -> Result<PlanReport, Failure> {
         self.result(PlanReport {
             lines: vec![submission.document.len().to_string()],
+            operations: operations(submission.brief),
             ..PlanReport::default()
         })
     }
@@ -75,7 +80,10 @@ impl Service for Fake {
         self.ended.notify_one();
         self.result(ApplyReport {
             revision: revision(author),
-            plan: PlanReport::default(),
+            plan: PlanReport {
+                operations: operations(submission.brief),
+                ..PlanReport::default()
+            },
             seconds: 0.5,
             trial: None,
         })
@@ -86,6 +94,7 @@ impl Service for Fake {
     async fn rollback(&self, rollback: Rollback, author: Author) -> Result<ApplyReport, Failure> {
         let submission = Submission {
             document: format!("{:?}", rollback.revision),
+            brief: rollback.brief,
             ..Submission::default()
         };
         self.apply(submission, author).await
