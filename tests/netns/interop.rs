@@ -141,12 +141,15 @@ fn a_new_key_costs_only_the_time_in_which_one_end_knows() {
         let ends = tunnel(kinds, Underlay::V4);
         assert!(ends[0].pings("10.9.0.2".parse().unwrap(), PATIENCE));
         for first in [0, 1] {
-            let lost = change_key(&ends, first);
-            // Half a second for a machine with other things to do; a handshake that is not begun takes five.
-            assert!(
-                lost.iter().all(|lost| *lost < 50),
-                "{kinds:?}, {first}: {lost:?} more packets"
-            );
+            // Half a second for a machine with other things to do, and two more turns for one that was busy in just that
+            // moment; a handshake that is not begun takes five seconds, every time.
+            let mut turns = Vec::new();
+            let quick = (0..3).any(|_| {
+                let lost = change_key(&ends, first);
+                turns.push(lost);
+                lost.iter().all(|lost| *lost < 50)
+            });
+            assert!(quick, "{kinds:?}, {first}: {turns:?} more packets");
         }
     }
 }
