@@ -156,9 +156,40 @@ fn framed(message: WireguardMessage, family: u16) -> GenlMessage<WireguardMessag
     framed
 }
 
+/// `struct genlmsghdr`.
+const GENL_HEADER: usize = 4;
+
 /// The attributes of one message that answers a reading.
 fn parse(kind: u16, payload: &[u8]) -> Result<Vec<WireguardAttribute>, DecodeError> {
+    if payload.get(GENL_HEADER..).is_some_and(has_empty_mask) {
+        return Err(DecodeError::from("the length of an allowed IP has no byte"));
+    }
     GenlMessage::<WireguardMessage>::parse_with_param(payload, kind).map(|message| message.payload.attributes)
+}
+
+/// Whether a prefix length among the allowed IPs has no byte, at which netlink-packet-wireguard 0.5 panics.
+fn has_empty_mask(attributes: &[u8]) -> bool {
+    /// `WGDEVICE_A_PEERS`, `WGPEER_A_ALLOWEDIPS` and `WGALLOWEDIP_A_CIDR_MASK` in `uapi/linux/wireguard.h`.
+    const PEERS: u16 = 8;
+    const ALLOWED_IPS: u16 = 9;
+    const CIDR_MASK: u16 = 3;
+    let peers = within(attributes).filter(|(kind, _)| *kind == PEERS);
+    let peers = peers.flat_map(|(_, peers)| within(peers));
+    let allowed = peers
+        .flat_map(|(_, peer)| within(peer))
+        .filter(|(kind, _)| *kind == ALLOWED_IPS);
+    let allowed = allowed.flat_map(|(_, allowed)| within(allowed));
+    let mut parts = allowed.flat_map(|(_, allowed)| within(allowed));
+    parts.any(|(kind, value)| kind == CIDR_MASK && value.is_empty())
+}
+
+/// Attributes, each with its kind, as far as they are whole.
+fn within(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let attributes = NlasIterator::new(attributes).map_while(Result::ok);
+    attributes.map(|attribute| {
+        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
+        (kind, attribute.into_inner().get(4..length).unwrap_or_default())
+    })
 }
 
 /// Asks the controller of generic netlink for the family's number.
@@ -185,6 +216,23 @@ pub(super) fn family_number(attributes: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_length_without_a_byte_is_an_error() {
+        // A device with a peer with an allowed IP, from the inside out.
+        let nested = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+        };
+        for (mask, read) in [(&[24, 0, 0, 0][..], true), (&[], false)] {
+            let mask = [&[if read { 5 } else { 4 }, 0, 3, 0][..], mask].concat();
+            let device = [0, 9, 0, 8]
+                .into_iter()
+                .fold(mask, |inner, kind| nested(kind | 1 << 15, &inner));
+            let parsed = parse(0x1c, &[&[0, 1, 0, 0][..], &device].concat());
+            assert_eq!(parsed.is_ok(), read, "{parsed:?}");
+        }
+    }
 
     #[test]
     fn a_familys_number_is_found_and_nothing_else_is_looked_at() {
