@@ -1,6 +1,6 @@
 //! Values that cannot be wrong: every one is checked where text becomes data.
 //!
-//! Types that stand in a document implement [`FromStr`](std::str::FromStr) with [`Invalid`] as the error, which says what
+//! Types that stand in a document implement [`FromStr`] with [`Invalid`] as the error, which says what
 //! was wrong *and* what to write instead; `textual!` derives serde and the JSON schema from that, so a
 //! document, the control API and the store accept exactly the same text.
 
