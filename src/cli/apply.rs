@@ -55,7 +55,8 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         .ask(async |client| client.apply(&submission).await)
         .map_err(|failure| check::located(failure, &arguments.file))?;
     show(&report, arguments.json)?;
-    if !arguments.json && report.revision.comment != arguments.comment {
+    let dropped = !arguments.comment.is_empty() && report.revision.comment != arguments.comment;
+    if dropped && !arguments.json {
         let number = report.revision.number;
         print(&format!(
             "revision {number} had this very document before, and keeps its own comment\n"

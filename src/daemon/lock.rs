@@ -16,9 +16,10 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{UnixCredentials, getsockopt, sockopt};
 use rustix::{
     fs::{FlockOperation, flock},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred, connect, socket_with, sockopt},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
     process::geteuid,
 };
 use tokio::{net::UnixListener, task::JoinHandle, time::sleep};
@@ -81,16 +82,18 @@ fn take_namespace() -> Result<Option<UnixListener>, Failure> {
     }
     match holder() {
         Ok(other) if is_rival(&other) => {
-            let pid = other.pid.as_raw_nonzero();
+            let who = match other.pid() {
+                0 => "in another PID namespace".to_owned(),
+                pid => format!("as process {pid}"),
+            };
             let message = format!(
-                "another tunneld runs already in this network namespace, as process {pid}; \
-                 stop it first, or use another namespace"
+                "another tunneld runs already in this network namespace, {who}; stop it first, or use another namespace"
             );
             Err(Failure::new(FailureKind::Busy, message))
         }
         // Whoever runs without privilege must not be able to keep the service from starting.
         other => {
-            let who = other.map_or_else(|errno| errno.to_string(), |other| format!("uid {}", other.uid.as_raw()));
+            let who = other.map_or_else(|error| error.to_string(), |other| format!("uid {}", other.uid()));
             tracing::warn!("the abstract socket @{SOCKET} belongs to somebody else ({who})");
             Ok(None)
         }
@@ -99,23 +102,24 @@ fn take_namespace() -> Result<Option<UnixListener>, Failure> {
 
 /// Whether a process can be a tunneld that works here: it is root's or our own user's, or it may change the network
 /// and did not give itself that right in a user namespace of its own.
-fn is_rival(other: &UCred) -> bool {
-    let pid = other.pid.as_raw_nonzero();
+fn is_rival(other: &UnixCredentials) -> bool {
+    let pid = other.pid();
     let user_namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
     let privileged = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         may_change_the_network(&status) && user_namespace(&pid.to_string()) == user_namespace("self")
     };
-    other.uid.is_root() || other.uid == geteuid() || privileged()
+    other.uid() == 0 || other.uid() == geteuid().as_raw() || privileged()
 }
 
-/// Who listens there, by the kernel's word. Waits for nobody.
-fn holder() -> rustix::io::Result<UCred> {
+/// Who listens there, by the kernel's word; the pid of a process that we cannot see is 0. Waits for nobody.
+fn holder() -> io::Result<UnixCredentials> {
     let address = SocketAddrUnix::new_abstract_name(SOCKET.as_bytes())?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &address)?;
-    sockopt::socket_peercred(&socket)
+    // Not by rustix, to which a process has a pid.
+    Ok(getsockopt(&socket, sockopt::PeerCredentials)?)
 }
 
 /// Lets all who ask who we are go again, so that the next one finds room.

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlaBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage},
 };
 use nix::errno::Errno;
 
-use super::socket::{NetlinkError, Socket};
+use super::{
+    attributes::{attributes, find},
+    socket::{NetlinkError, Socket},
+};
 use crate::model::{
     observed::{ALIAS, Link, LinkKind, Owner},
     types::{InterfaceName, Mtu},
@@ -100,14 +103,14 @@ fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
     let header = LinkHeader::parse(body).ok()?;
     let (mut name, mut mtu, mut kind, mut ours) = (None, 0, String::new(), false);
     let (mut ipv6, mut other_names) = (true, Vec::new());
-    for attribute in NlasIterator::new(body.get(HEADER..)?).flatten() {
-        match attribute.kind() {
-            IFLA_IFNAME => name = text(&attribute).parse().ok(),
-            IFLA_MTU => mtu = <[u8; 4]>::try_from(attribute.value()).map_or(0, u32::from_ne_bytes),
-            IFLA_LINKINFO => kind = info_kind(attribute.value()),
-            IFLA_IFALIAS => ours = text(&attribute) == ALIAS,
-            IFLA_AF_SPEC => ipv6 = !is_ipv6_off(attribute.value()),
-            IFLA_PROP_LIST => other_names = alternative_names(attribute.value()),
+    for (attribute, value) in attributes(body.get(HEADER..)?) {
+        match attribute {
+            IFLA_IFNAME => name = text(value).parse().ok(),
+            IFLA_MTU => mtu = <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes),
+            IFLA_LINKINFO => kind = find(value, IFLA_INFO_KIND).map(text).unwrap_or_default(),
+            IFLA_IFALIAS => ours = text(value) == ALIAS,
+            IFLA_AF_SPEC => ipv6 = !is_ipv6_off(value),
+            IFLA_PROP_LIST => other_names = alternative_names(value),
             _ => {}
         }
     }
@@ -135,40 +138,18 @@ fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
 
 /// Whether `disable_ipv6` is set. A link whose MTU is too small for IPv6 has no settings of it.
 fn is_ipv6_off(families: &[u8]) -> bool {
-    let family = within(families, AF_INET6).unwrap_or_default();
-    let settings = within(&family, IFLA_INET6_CONF).unwrap_or_default();
-    let setting = settings.chunks_exact(4).nth(DISABLE_IPV6);
+    let settings = find(families, AF_INET6).and_then(|family| find(family, IFLA_INET6_CONF));
+    let setting = settings.unwrap_or_default().chunks_exact(4).nth(DISABLE_IPV6);
     setting.is_some_and(|value| value != [0; 4])
 }
 
-/// The value of the first attribute of a kind.
-fn within(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let mut found = NlasIterator::new(attributes).flatten();
-    found
-        .find(|attribute| attribute.kind() == kind)
-        .map(|found| found.value().to_vec())
-}
-
 fn alternative_names(properties: &[u8]) -> Vec<InterfaceName> {
-    let names = NlasIterator::new(properties).flatten();
-    names
-        .filter(|property| property.kind() == IFLA_ALT_IFNAME)
-        .filter_map(|property| text(&property).parse().ok())
-        .collect()
+    let names = attributes(properties).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+    names.filter_map(|(_, name)| text(name).parse().ok()).collect()
 }
 
-fn info_kind(nested: &[u8]) -> String {
-    NlasIterator::new(nested)
-        .flatten()
-        .find(|attribute| attribute.kind() == IFLA_INFO_KIND)
-        .map(|attribute| text(&attribute))
-        .unwrap_or_default()
-}
-
-fn text(attribute: &NlaBuffer<&[u8]>) -> String {
-    String::from_utf8_lossy(attribute.value())
-        .trim_end_matches('\0')
-        .to_owned()
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 fn named(name: &str) -> LinkMessage {

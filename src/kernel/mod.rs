@@ -6,6 +6,7 @@
 
 mod address;
 mod apply;
+mod attributes;
 mod capability;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -253,6 +253,11 @@ fn a_second_daemon_with_other_directories_refuses_too() {
         assert!(!second.status.success() && said.contains(&pid), "{said}");
         assert!(said.contains("network namespace"), "{said}");
     }
+    // As from a container that shares the host's network.
+    let unseen = ["unshare", "--pid", "--fork"].into_iter().chain(elsewhere());
+    let second = left.namespace.try_run(["timeout", "10"].into_iter().chain(unseen));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("in another PID namespace"), "{said}");
     assert_eq!(left.status()["pid"].to_string(), pid, "the first one is well");
 }
 

@@ -4,13 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::NlasIterator;
 use netlink_packet_route::{
     AddressFamily,
     route::{RouteFlags, RouteMetric, RouteNextHopFlags, RouteType},
 };
 
-use super::super::link::Links;
+use super::super::{attributes::attributes, link::Links};
 use crate::model::{
     desired::{NextHop, Route, RouteKey},
     document::RouteKind,
@@ -220,16 +219,6 @@ pub(crate) fn route_mtu(metrics: &[RouteMetric]) -> Option<Mtu> {
 fn mtu(metrics: &[u8]) -> Option<Mtu> {
     let (_, mtu) = attributes(metrics).find(|(kind, _)| *kind == RTAX_MTU)?;
     number(mtu).filter(|mtu| *mtu != 0).map(Mtu)
-}
-
-/// The attributes of a message by kind; [`NlasIterator`]'s own do not live as long as the message.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// `struct rtattr`.
-    const HEADER: usize = 4;
-    NlasIterator::new(bytes).flatten().filter_map(|attribute| {
-        let (kind, end) = (attribute.kind(), HEADER + attribute.value_length());
-        Some((kind, attribute.into_inner().get(HEADER..end)?))
-    })
 }
 
 fn number(value: &[u8]) -> Option<u32> {

@@ -5,7 +5,7 @@ mod message;
 
 use std::fmt::Debug;
 
-use netlink_packet_core::{DecodeError, NetlinkSerializable, NlasIterator, ParseableParametrized};
+use netlink_packet_core::{DecodeError, NetlinkSerializable, ParseableParametrized};
 use netlink_packet_generic::{
     GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
@@ -14,7 +14,10 @@ use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessag
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
-use super::socket::{Attributes, NetlinkError, Socket};
+use super::{
+    attributes::{attributes, find},
+    socket::{Attributes, NetlinkError, Socket},
+};
 use crate::model::{
     ports::{ErrorClass, ObserveError, OperationError},
     types::InterfaceName,
@@ -168,28 +171,19 @@ fn parse(kind: u16, payload: &[u8]) -> Result<Vec<WireguardAttribute>, DecodeErr
 }
 
 /// Whether a prefix length among the allowed IPs has no byte, at which netlink-packet-wireguard 0.5 panics.
-fn has_empty_mask(attributes: &[u8]) -> bool {
+fn has_empty_mask(device: &[u8]) -> bool {
     /// `WGDEVICE_A_PEERS`, `WGPEER_A_ALLOWEDIPS` and `WGALLOWEDIP_A_CIDR_MASK` in `uapi/linux/wireguard.h`.
     const PEERS: u16 = 8;
     const ALLOWED_IPS: u16 = 9;
     const CIDR_MASK: u16 = 3;
-    let peers = within(attributes).filter(|(kind, _)| *kind == PEERS);
-    let peers = peers.flat_map(|(_, peers)| within(peers));
+    let peers = attributes(device).filter(|(kind, _)| *kind == PEERS);
+    let peers = peers.flat_map(|(_, peers)| attributes(peers));
     let allowed = peers
-        .flat_map(|(_, peer)| within(peer))
+        .flat_map(|(_, peer)| attributes(peer))
         .filter(|(kind, _)| *kind == ALLOWED_IPS);
-    let allowed = allowed.flat_map(|(_, allowed)| within(allowed));
-    let mut parts = allowed.flat_map(|(_, allowed)| within(allowed));
+    let allowed = allowed.flat_map(|(_, allowed)| attributes(allowed));
+    let mut parts = allowed.flat_map(|(_, allowed)| attributes(allowed));
     parts.any(|(kind, value)| kind == CIDR_MASK && value.is_empty())
-}
-
-/// Attributes, each with its kind, as far as they are whole.
-fn within(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let attributes = NlasIterator::new(attributes).map_while(Result::ok);
-    attributes.map(|attribute| {
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        (kind, attribute.into_inner().get(4..length).unwrap_or_default())
-    })
 }
 
 /// Asks the controller of generic netlink for the family's number.
@@ -205,12 +199,10 @@ async fn family(socket: &mut Socket) -> Result<u16, NetlinkError> {
 
 /// The number among a family's attributes, and nothing else of them: netlink-packet-generic 0.5 panics at policies
 /// that are cut short.
-pub(super) fn family_number(attributes: &[u8]) -> Option<u16> {
+pub(super) fn family_number(family: &[u8]) -> Option<u16> {
     /// `CTRL_ATTR_FAMILY_ID` in `uapi/linux/genetlink.h`.
     const FAMILY_ID: u16 = 1;
-    let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
-    let number = attributes.find(|attribute| attribute.kind() == FAMILY_ID)?;
-    number.value().try_into().ok().map(u16::from_ne_bytes)
+    find(family, FAMILY_ID)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 #[cfg(test)]

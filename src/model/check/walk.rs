@@ -93,14 +93,14 @@ impl Walk<'_> {
                 return false;
             };
             self.path.push(Segment::Key(Cow::Borrowed(name)));
+            let error = self.found.len();
             let mut good = self.node(&mut entry.node, shape);
             for mut again in std::mem::take(&mut entry.again) {
                 self.node(&mut again, shape);
             }
             self.path.pop();
             if !good && table.required.contains(name) {
-                let before = self.found.len() - 1;
-                good = self.stand_in(entry, shape, ipv6, before);
+                good = self.stand_in(entry, shape, ipv6, error);
                 whole &= good;
             }
             good
