@@ -155,9 +155,11 @@ impl Kernel {
         if self.guard.covers(part) {
             return Ok(());
         }
-        if let Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. }) = part.first()
-            && !self.probe.capabilities(&mut self.socket).await?.address_protocol
-        {
+        let addresses = matches!(
+            part.first(),
+            Some(Operation::AddAddress { .. } | Operation::DeleteAddress { .. })
+        );
+        if addresses && !self.probe.capabilities(&mut self.socket).await?.address_protocol {
             // Whose an address is, the plan has asked the ledger.
             return Ok(());
         }

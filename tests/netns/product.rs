@@ -488,7 +488,6 @@ fn connections_that_wait_do_not_keep_a_scrape_waiting() {
     left.apply("version = 1\n");
     let connects = || left.namespace.enter(|| TcpStream::connect("127.0.0.1:9586").is_ok());
     left.namespace.until("the server listens", connects);
-    let begun = Instant::now();
     let stalled: Vec<TcpStream> = left.namespace.enter(|| {
         let stall = |_| {
             let mut stream = TcpStream::connect("127.0.0.1:9586").unwrap();
@@ -498,6 +497,7 @@ fn connections_that_wait_do_not_keep_a_scrape_waiting() {
         };
         (0..600).map(stall).collect()
     });
+    let begun = Instant::now();
     let page = scrape(&left, "text/plain");
     let took = begun.elapsed();
     assert!(page.contains("tunneld_in_sync"), "{page}");

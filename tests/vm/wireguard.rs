@@ -29,9 +29,12 @@ fn story(appliance: &Appliance) -> String {
 fn carries(left: &Appliance, right: &Appliance) {
     for (side, address) in [(left, "20.20.20.20"), (left, "fd00:10::2"), (right, "10.10.10.1")] {
         assert!(side.pings(address), "{}\n{}", story(left), story(right));
-        let burst = ["ping", "-q", "-c", "20", "-i", "0.02", "-s", "1300", "-W", "5", address];
-        let printed = side.namespace.run(burst);
-        assert!(printed.contains(" 0% packet loss"), "{printed}");
+        // Until as many are answered: an answer that comes two round trips late, as on a machine under load, is lost
+        // to ping.
+        let burst = [
+            "ping", "-q", "-c", "20", "-i", "0.02", "-s", "1300", "-w", "20", address,
+        ];
+        side.namespace.run(burst);
     }
 }
 
