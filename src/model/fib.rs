@@ -78,14 +78,13 @@ impl Fib {
     /// Where `packet` goes.
     pub fn way(&self, packet: Packet) -> Way {
         let family = family(packet.to);
-        let mut rules = self.rules.iter().filter(|rule| rule.family == family).peekable();
-        if rules.peek().is_none() {
+        if !self.rules.iter().any(|rule| rule.family == family) {
             let found = INITIAL
                 .iter()
                 .find_map(|table| answer(self.longest(*table, packet.to, None)?));
             return found.unwrap_or_else(no_route);
         }
-        for rule in rules.filter(|rule| matches(rule, packet)) {
+        for rule in self.rules.iter().filter(|rule| matches(rule, packet)) {
             let found = match rule.action {
                 Action::Lookup(table) => self
                     .longest(table, packet.to, rule.suppress_prefixlength)
@@ -234,12 +233,15 @@ pub fn family(address: IpAddr) -> Family {
 }
 
 /// Whether a rule is about a packet that this host sends (`fib_rule_match()`): what it sends comes in by `lo`.
-fn matches(rule: &Rule, packet: Packet) -> bool {
+pub fn matches(rule: &Rule, packet: Packet) -> bool {
     let unspecified = match packet.to {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let from = packet.from.unwrap_or(unspecified);
+    if rule.family != family(packet.to) {
+        return false;
+    }
     let matched = rule.from.is_none_or(|prefix| prefix.contains(from))
         && rule.to.is_none_or(|prefix| prefix.contains(packet.to))
         && rule.iif.as_ref().is_none_or(|name| name.as_str() == "lo")

@@ -93,8 +93,13 @@ pub struct Problem {
 pub enum Absence {
     /// In the same element of one of the document's lists.
     Here(&'static [&'static str]),
-    /// Anywhere in the document.
-    Anywhere(&'static [&'static str]),
+    /// Anywhere in some of the document's sections.
+    In {
+        /// The sections.
+        sections: &'static [&'static str],
+        /// The keys, of which a section may be one.
+        keys: &'static [&'static str],
+    },
 }
 
 impl Absence {
@@ -103,7 +108,14 @@ impl Absence {
     pub fn may_be(&self, place: &Path, unread: &Path, unknown: bool) -> bool {
         let around = |segments: &[Segment]| unknown || matches!(segments.last(), None | Some(Segment::Index(_)));
         let (keys, inside) = match self {
-            Self::Anywhere(keys) => (keys, Some(unread.segments())),
+            Self::In { sections, keys } => {
+                let (section, rest) = unread.segments().split_first().unzip();
+                // Of the document's own keys, an unknown one may be a section, misspelt.
+                let own = rest.is_none_or(|rest| rest.is_empty() && unknown);
+                let one_of = |name: &Segment| matches!(name, Segment::Key(name) if sections.contains(&name.as_ref()));
+                let inside = own || section.is_some_and(one_of);
+                (keys, Some(unread.segments()).filter(|_| inside))
+            }
             Self::Here(keys) => {
                 let element = place.segments().get(..2).unwrap_or(place.segments());
                 (keys, unread.segments().strip_prefix(element))

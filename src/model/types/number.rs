@@ -24,6 +24,11 @@ impl TableId {
         Self(number)
     }
 
+    /// Whether the kernel's own rules ask it.
+    pub fn is_kernels(self) -> bool {
+        [Self::MAIN, Self::DEFAULT, Self::LOCAL].contains(&self)
+    }
+
     /// The kernel's number.
     pub const fn get(self) -> u32 {
         self.0
