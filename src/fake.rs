@@ -21,7 +21,7 @@ use crate::model::{
     desired::{Address, Firewall, Sysctl},
     observed::{Capabilities, Link, LinkKind, Observed, Owned, Owner, RuleCount, Scope, Underlay},
     ports::{Applied, ErrorClass, ObserveError, Operation, OperationError, Port},
-    types::{Fwmark, InterfaceName, Mtu},
+    types::{Fwmark, InterfaceName, Mtu, TableId},
 };
 
 /// A machine's network.
@@ -103,6 +103,7 @@ impl World {
             owner,
             up: false,
             carrier: false,
+            carrier_changes: 0,
             ipv6,
             other_names: Vec::new(),
             mtu,
@@ -147,6 +148,10 @@ impl World {
         if !scope.ways.is_empty() {
             seen.fib = self.fib(&scope.ways);
         }
+        seen.neighbours = seen
+            .unexplained(scope)
+            .filter_map(|gateway| Some((gateway.clone(), self.neighbour(TableId::MAIN, gateway)?)))
+            .collect();
         seen.underlay = scope
             .endpoints
             .iter()

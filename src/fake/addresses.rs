@@ -13,11 +13,7 @@ use super::{EXISTS, FOREIGN, NO_DEVICE, Refusal, World};
 impl World {
     /// Adds an address that is not ours.
     pub fn add_foreign_address(&mut self, address: Address, who: &str) {
-        let seen = ObservedAddress {
-            owner: Owner::Foreign(who.into()),
-            metric: 0,
-            tentative: false,
-        };
+        let seen = ObservedAddress::new(&address, Owner::Foreign(who.into()));
         self.state.addresses.insert(address, seen);
     }
 
@@ -48,9 +44,8 @@ impl World {
             false => Owner::Foreign("no protocol".into()),
         };
         let seen = ObservedAddress {
-            owner,
             metric: connected_metric(ip),
-            tentative: false,
+            ..ObservedAddress::new(address, owner)
         };
         self.arrivals();
         self.state.addresses.insert(address.clone(), seen);

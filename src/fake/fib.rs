@@ -62,13 +62,9 @@ impl World {
                 0,
                 Target::Here(device),
             );
-            let network = (
-                TableId::MAIN,
-                entry.address.prefix(),
-                has.metric,
-                Target::Hops(vec![hop]),
-            );
-            let made = [Some(local), up.then_some(network)].into_iter().flatten();
+            let network = has.network.filter(|_| up);
+            let network = network.map(|network| (TableId::MAIN, network, has.metric, Target::Hops(vec![hop])));
+            let made = [Some(local), network].into_iter().flatten();
             made.map(|(table, prefix, metric, target)| Entry {
                 key: RouteKey { table, prefix, metric },
                 target,

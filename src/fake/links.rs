@@ -58,6 +58,7 @@ impl World {
     pub fn bring_down(&mut self, name: &InterfaceName) {
         if let Some(link) = self.state.links.get_mut(name) {
             (link.up, link.carrier) = (false, false);
+            link.carrier_changes += 1;
         }
         self.drop_routes(name, |_| true);
         self.drop_addresses(|entry| entry.device == *name && entry.address.address().is_ipv6());

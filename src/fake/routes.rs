@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::model::{
     desired::{NextHop, Route, RouteKey},
     document::RouteKind,
-    observed::{Owned, Owner},
+    observed::{Gateway, Owned, Owner},
     ports::ErrorClass,
     types::{InterfaceName, Mtu, Prefix, TableId},
 };
@@ -86,11 +86,15 @@ impl World {
         }
         let invalid = ("Nexthop has invalid gateway", ErrorClass::Changed);
         let gateway = nexthop.via.ok_or(invalid)?;
-        self.towards(key.table, gateway)
-            .filter(|(_, device)| nexthop.device.as_ref().is_none_or(|wanted| wanted == device))
-            .max_by_key(|(network, _)| network.length())
-            .map(|(_, device)| device)
+        self.neighbour(key.table, &(nexthop.device.clone(), gateway))
             .ok_or(invalid)
+    }
+
+    /// The link to a gateway by an address, or a route of `table` or the main one.
+    pub(super) fn neighbour(&self, table: TableId, (device, gateway): &Gateway) -> Option<InterfaceName> {
+        let on = |link: &InterfaceName| device.as_ref().is_none_or(|device| device == link);
+        let found = self.towards(table, *gateway).filter(|(_, link)| on(link));
+        found.max_by_key(|(network, _)| network.length()).map(|(_, link)| link)
     }
 
     /// Networks around `gateway` that need no other gateway.
@@ -99,9 +103,9 @@ impl World {
         let connected = self
             .state
             .addresses
-            .keys()
-            .filter(move |entry| up(&entry.device))
-            .map(|entry| (entry.address.prefix(), entry.device.clone()));
+            .iter()
+            .filter(move |(entry, _)| up(&entry.device))
+            .filter_map(|(entry, has)| Some((has.network?, entry.device.clone())));
         let direct = self
             .state
             .routes

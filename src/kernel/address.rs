@@ -19,7 +19,7 @@ use crate::model::{
     desired::Address,
     observed::{ObservedAddress, Owner},
     preference::{PROTOCOL, connected_metric},
-    types::InterfaceAddress,
+    types::{InterfaceAddress, Prefix},
 };
 
 const IFA_PROTO: u16 = 11;
@@ -75,9 +75,16 @@ fn observed(message: &AddressMessage, links: &Links) -> Option<(Address, Observe
             other => Owner::Foreign(format!("protocol {}", AddressProtocol::from(other))),
         },
         metric,
+        network: network(net, address, flags),
         tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
     };
     Some((key, value))
+}
+
+/// The network of an address's connected route (`fib_add_addr()`, `addrconf_prefix_route()`).
+fn network(net: IpNet, peer: Option<IpAddr>, flags: AddressFlags) -> Option<Prefix> {
+    let reached = IpNet::new(peer.unwrap_or(net.addr()), net.prefix_len()).ok()?;
+    (!flags.contains(AddressFlags::Noprefixroute)).then(|| InterfaceAddress::new(reached).prefix())
 }
 
 /// A message that names `address` on its link.

@@ -26,6 +26,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_PROP_LIST: u16 = 52;
 const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
@@ -101,12 +102,13 @@ impl Links {
 /// Reads a link without decoding what does not matter here: no foreign link is too strange to be listed.
 fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
     let header = LinkHeader::parse(body).ok()?;
-    let (mut name, mut mtu, mut kind, mut ours) = (None, 0, String::new(), false);
+    let (mut name, mut mtu, mut kind, mut ours, mut carrier_changes) = (None, 0, String::new(), false, 0);
     let (mut ipv6, mut other_names) = (true, Vec::new());
     for (attribute, value) in attributes(body.get(HEADER..)?) {
         match attribute {
             IFLA_IFNAME => name = text(value).parse().ok(),
-            IFLA_MTU => mtu = <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes),
+            IFLA_MTU => mtu = number(value),
+            IFLA_CARRIER_CHANGES => carrier_changes = number(value),
             IFLA_LINKINFO => kind = find(value, IFLA_INFO_KIND).map(text).unwrap_or_default(),
             IFLA_IFALIAS => ours = text(value) == ALIAS,
             IFLA_AF_SPEC => ipv6 = !is_ipv6_off(value),
@@ -129,6 +131,7 @@ fn parse(body: &[u8]) -> Option<(InterfaceName, Link)> {
         },
         up: header.flags.contains(LinkFlags::Up),
         carrier: header.flags.contains(LinkFlags::LowerUp),
+        carrier_changes,
         mtu: Mtu(mtu),
         ipv6,
         other_names,
@@ -146,6 +149,10 @@ fn is_ipv6_off(families: &[u8]) -> bool {
 fn alternative_names(properties: &[u8]) -> Vec<InterfaceName> {
     let names = attributes(properties).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
     names.filter_map(|(_, name)| text(name).parse().ok()).collect()
+}
+
+fn number(value: &[u8]) -> u32 {
+    <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes)
 }
 
 fn text(value: &[u8]) -> String {

@@ -168,6 +168,8 @@ impl Port for Kernel {
         observed.sysctls = sysctl::read(&settings).map_err(|(sysctl, error)| error.observe(sysctl.path()))?;
         let underlay = underlay::read(socket, &links, &scope.endpoints).await;
         observed.underlay = underlay.map_err(named("the routes to endpoints"))?;
+        let neighbours = underlay::neighbours(socket, &links, observed.unexplained(scope)).await;
+        observed.neighbours = neighbours.map_err(named("the links of gateways"))?;
         let routes = self.observe_routes(&links, scope, observed).await;
         routes.map_err(named("routes"))?;
         self.observe_wireguard(scope, observed).await?;

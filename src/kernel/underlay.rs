@@ -1,4 +1,5 @@
-//! How packets to an endpoint would leave, asked of the kernel for each mark (`ip route get … mark …`).
+//! How packets would leave, asked of the kernel: those to an endpoint, for each mark (`ip route get … mark …`), and those
+//! to a gateway (`ip route get fibmatch …`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +8,7 @@ use std::{
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    route::{RouteAttribute, RouteMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
 };
 
 use super::{
@@ -17,9 +18,9 @@ use super::{
     socket::{NetlinkError, Socket},
 };
 use crate::model::{
-    observed::Underlay,
+    observed::{Gateway, Underlay},
     ports::ErrorClass,
-    types::{Fwmark, Prefix},
+    types::{Fwmark, InterfaceName, Prefix},
 };
 
 /// Looks every endpoint up; one that no route reaches has no entry.
@@ -30,35 +31,80 @@ pub(crate) async fn read(
 ) -> Result<BTreeMap<(Fwmark, IpAddr), Underlay>, NetlinkError> {
     let mut found = BTreeMap::new();
     for &(mark, endpoint) in endpoints {
-        match look_up(socket, mark, endpoint).await {
-            Ok(answers) => {
-                if let Some(underlay) = answers.iter().find_map(|answer| underlay(answer, links)) {
-                    found.insert((mark, endpoint), underlay);
-                }
-            }
-            // ENETUNREACH, EHOSTUNREACH, or the answer of a route or rule that drops: no way out.
-            Err(error @ NetlinkError::Kernel { .. }) if error.class() != ErrorClass::Transient => {
-                tracing::debug!("no route to {endpoint}: {error}");
-            }
-            Err(error) => return Err(error),
+        let mut request = request(endpoint);
+        if mark.is_set() {
+            request.attributes.push(RouteAttribute::Mark(mark.get()));
+        }
+        let answers = look_up(socket, endpoint, request).await?;
+        if let Some(underlay) = answers.iter().find_map(|answer| underlay(answer, links)) {
+            found.insert((mark, endpoint), underlay);
         }
     }
     Ok(found)
 }
 
+/// The links on which gateways are neighbours; one that no route reaches without another gateway has no entry.
+pub(crate) async fn neighbours(
+    socket: &mut Socket,
+    links: &Links,
+    gateways: impl Iterator<Item = &Gateway>,
+) -> Result<BTreeMap<Gateway, InterfaceName>, NetlinkError> {
+    let mut found = BTreeMap::new();
+    for (device, gateway) in gateways {
+        let mut request = request(*gateway);
+        // The route itself: asked for a way over a link, the kernel invents one where there is none.
+        request.header.flags = RouteFlags::FibMatch;
+        match device.as_ref().map(|device| links.get(device)) {
+            Some(Ok(link)) => request.attributes.push(RouteAttribute::Oif(link.index)),
+            Some(Err(_)) => continue,
+            None => {}
+        }
+        let answers = look_up(socket, *gateway, request).await?;
+        if let Some(link) = answers.iter().find_map(|answer| neighbour(answer, links)) {
+            found.insert((device.clone(), *gateway), link);
+        }
+    }
+    Ok(found)
+}
+
+fn request(to: IpAddr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family(to);
+    request.header.destination_prefix_length = Prefix::host(to).length();
+    request.attributes.push(RouteAttribute::Destination(to.into()));
+    request
+}
+
+/// The kernel's answers; none where there is no way.
 async fn look_up(
     socket: &mut Socket,
-    mark: Fwmark,
-    endpoint: IpAddr,
+    to: IpAddr,
+    request: RouteMessage,
 ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = family(endpoint);
-    request.header.destination_prefix_length = Prefix::host(endpoint).length();
-    request.attributes.push(RouteAttribute::Destination(endpoint.into()));
-    if mark.is_set() {
-        request.attributes.push(RouteAttribute::Mark(mark.get()));
+    match socket.request(RouteNetlinkMessage::GetRoute(request), 0).await {
+        // ENETUNREACH, EHOSTUNREACH, or the answer of a route or rule that drops.
+        Err(error @ NetlinkError::Kernel { .. }) if error.class() != ErrorClass::Transient => {
+            tracing::debug!("no route to {to}: {error}");
+            Ok(Vec::new())
+        }
+        answers => answers,
     }
-    socket.request(RouteNetlinkMessage::GetRoute(request), 0).await
+}
+
+/// The link of a route without a gateway.
+fn neighbour(answer: &RouteNetlinkMessage, links: &Links) -> Option<InterfaceName> {
+    let RouteNetlinkMessage::NewRoute(route) = answer else {
+        return None;
+    };
+    let mut link = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = links.name(*index).cloned(),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => return None,
+            _ => {}
+        }
+    }
+    link.filter(|_| route.header.kind == RouteType::Unicast)
 }
 
 /// What one answer to a look-up says.

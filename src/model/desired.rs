@@ -145,6 +145,14 @@ pub struct NextHop {
     pub onlink: bool,
 }
 
+impl NextHop {
+    /// The gateway, if the kernel looks for the way to it: not where it is said, or known, to be on the link.
+    pub fn gateway(&self) -> Option<IpAddr> {
+        let link_local = |via: &IpAddr| matches!(via, IpAddr::V6(address) if address.is_unicast_link_local());
+        self.via.filter(|via| !self.onlink && !link_local(via))
+    }
+}
+
 /// A policy rule of one family.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -39,6 +39,8 @@ pub struct Observed {
     pub firewall_foreign_edit: bool,
     /// How the encrypted packets to each endpoint in the scope would leave; no entry: no route.
     pub underlay: BTreeMap<(Fwmark, IpAddr), Underlay>,
+    /// The links on which gateways in the scope are neighbours by somebody's route, where no address makes them so.
+    pub neighbours: BTreeMap<Gateway, InterfaceName>,
     /// Every rule, and the routes around the destinations of the scope; empty if it names none.
     pub fib: Fib,
 }
@@ -98,6 +100,8 @@ pub struct Link {
     pub up: bool,
     /// Carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
+    /// How often carrier came or went (`IFLA_CARRIER_CHANGES`).
+    pub carrier_changes: u32,
     /// MTU.
     pub mtu: Mtu,
     /// IPv6 is not switched off on it (`disable_ipv6`).
@@ -128,8 +132,23 @@ pub struct ObservedAddress {
     pub owner: Owner,
     /// The metric of its connected route (`IFA_RT_PRIORITY`); 0 is the family's default.
     pub metric: u32,
+    /// The network of its connected route: the peer's on a point-to-point link; none if it goes without
+    /// (`IFA_F_NOPREFIXROUTE`).
+    pub network: Option<Prefix>,
     /// Duplicate address detection has not ended, or it failed: the address cannot be used yet.
     pub tentative: bool,
+}
+
+impl ObservedAddress {
+    /// An address as the kernel keeps it that was told nothing but whose it is.
+    pub fn new(address: &Address, owner: Owner) -> Self {
+        Self {
+            owner,
+            metric: 0,
+            network: Some(address.address.prefix()),
+            tentative: false,
+        }
+    }
 }
 
 /// How often a rule is there: the kernel keeps duplicates.
@@ -150,6 +169,9 @@ pub struct Underlay {
     pub mtu: Mtu,
 }
 
+/// The gateway of a next hop, with the link that it names.
+pub type Gateway = (Option<InterfaceName>, IpAddr);
+
 /// What to read: derived from everything that might be ours, before and after an apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -163,20 +185,55 @@ pub struct Scope {
     pub sysctls: BTreeSet<Sysctl>,
     /// Endpoints to find the way to, with the mark their packets carry.
     pub endpoints: BTreeSet<(Fwmark, IpAddr)>,
+    /// Gateways to find the links of.
+    pub gateways: BTreeSet<Gateway>,
     /// Destinations around which every route is read, whoever's it is.
     pub ways: BTreeSet<IpAddr>,
 }
 
 impl Scope {
-    /// Adds what `desired` touches beside its routes.
+    /// Adds what `desired` touches beside the keys of its routes.
     pub fn include(&mut self, desired: &Desired) {
         self.wireguard.extend(desired.wireguard.keys().cloned());
         self.rules.extend(desired.rules.iter().cloned());
         self.sysctls.extend(desired.sysctls.keys().cloned());
+        let mut last = None;
+        for hop in desired.routes.values().flat_map(|route| &route.nexthops) {
+            let gateway = hop.gateway().filter(|_| last != Some(hop));
+            self.gateways.extend(gateway.map(|via| (hop.device.clone(), via)));
+            last = Some(hop);
+        }
     }
 }
 
 impl Observed {
+    /// The gateways of `scope` that are in the network of no address.
+    pub fn unexplained<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a Gateway> {
+        let explains = |(device, gateway): &Gateway| {
+            let on = |entry: &Address| device.as_ref().is_none_or(|device| *device == entry.device);
+            let mut addresses = self.addresses.iter().filter(move |(entry, _)| on(entry));
+            addresses.any(|(_, has)| has.network.is_some_and(|network| network.contains(*gateway)))
+        };
+        scope.gateways.iter().filter(move |gateway| !explains(gateway))
+    }
+
+    /// Links of others that were lost for a time, or made anew, since `before` was read: the kernel dropped IPv4 routes
+    /// with them without a word.
+    pub fn flapped<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a InterfaceName> {
+        let same = |now: &Link, then: &Link| (now.index, now.carrier_changes) == (then.index, then.carrier_changes);
+        let flapped = move |(name, now): &(&InterfaceName, &Link)| {
+            let then = before.links.get(*name);
+            !now.owner.is_ours() && then.is_some_and(|then| !same(now, then))
+        };
+        self.links.iter().filter(flapped).map(|(name, _)| name)
+    }
+
+    /// Whether a link of others is up and has no carrier: what is sent there is lost.
+    pub fn is_dead(&self, name: &InterfaceName) -> bool {
+        let link = self.links.get(name);
+        link.is_some_and(|link| link.up && !link.carrier && !link.owner.is_ours())
+    }
+
     /// That there is no link of this name, or that it is only another name of one.
     pub fn missing_link(&self, name: &InterfaceName) -> String {
         match self.other_name(name) {
@@ -200,14 +257,5 @@ impl Observed {
         let ours = self.addresses.iter().filter(|(_, has)| has.owner.is_ours());
         let links = ours.map(|(entry, _)| &entry.device).filter(|name| foreign(name));
         links.map(Sysctl::promote_secondaries).collect()
-    }
-
-    /// The link that reaches `gateway` directly: the one with the longest connected network around it.
-    pub fn connected(&self, gateway: IpAddr) -> Option<&InterfaceName> {
-        self.addresses
-            .keys()
-            .filter(|entry| entry.address.prefix().contains(gateway))
-            .max_by_key(|entry| Prefix::length(&entry.address.prefix()))
-            .map(|entry| &entry.device)
     }
 }

@@ -332,6 +332,9 @@ fn peer_state(
                 let reason = format!("the way to {} leads into {name} itself", to.ip());
                 return TunnelState::NoRouteToEndpoint(reason);
             }
+            Some(way) if asked && around.observed.is_dead(&way.device) => {
+                return TunnelState::Waiting(format!("link {} has no carrier", way.device));
+            }
             _ => {}
         }
     }

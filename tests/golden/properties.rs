@@ -39,6 +39,8 @@ const PREFIXES: [&str; 8] = [
     "fd50::/32",
     "fd50::/48",
 ];
+/// The second is where a rule leads.
+const ENDPOINTS: [&str; 2] = ["198.51.100.1:1000", "50.200.0.1:1000"];
 /// The last one is an endpoint.
 const PROBES: [&str; 10] = [
     "50.0.0.1",
@@ -82,7 +84,7 @@ fn tunnel() -> impl Strategy<Value = (WireGuard, Vec<usize>)> {
             let peer = peer.or_insert_with(|| Peer {
                 name: None,
                 preshared_key_file: (*owner == 2).then(|| "/psk".into()),
-                endpoint: (*owner > 0).then(|| "198.51.100.1:1000".parse().unwrap()),
+                endpoint: (*owner > 0).then(|| ENDPOINTS[usize::from(*owner) - 1].parse().unwrap()),
                 allowed_ips: BTreeSet::new(),
                 keepalive: u16::from(*owner),
             });
@@ -282,6 +284,16 @@ fn is_clear(key: &RouteKey, route: &Route) -> bool {
     key.table == TableId::MAIN && route.kind == RouteKind::Unicast && !route.nexthops.iter().any(tunnel)
 }
 
+/// The endpoints that an operation gives, by their place among the probes.
+fn given(operation: &Operation) -> Vec<usize> {
+    let Operation::ConfigureWireguard { change, .. } = operation else {
+        return Vec::new();
+    };
+    let addresses = change.peers.iter().filter_map(|peer| peer.endpoint);
+    let place = |address: IpAddr| PROBES.iter().position(|probe| probe.parse() == Ok(address)).unwrap();
+    addresses.map(|endpoint| place(endpoint.ip())).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -335,6 +347,12 @@ proptest! {
             seen.push(ways(&scene.world));
         }
         let after = ways(&scene.world);
+        for (step, operation) in plan.operations.iter().enumerate() {
+            for index in given(operation).into_iter().filter(|index| after[*index] == Way::Clear) {
+                let lost = seen[step..].iter().any(|ways| ways[index] != Way::Clear);
+                prop_assert!(!lost, "{} before its way: {:#?}", PROBES[index], lines(&plan.operations));
+            }
+        }
         for (step, now) in seen.iter().enumerate() {
             for (index, probe) in PROBES.iter().enumerate() {
                 let (was, is, will) = (before[index], now[index], after[index]);

@@ -7,9 +7,9 @@
 //! apply FILE                      make the world equal this document, and remember it as the previous one
 //! lacks wireguard|tun|nftables|address-protocol|ipv6
 //! link NAME                       a foreign link, up
-//! link NAME down|up|gone|foreign|ours|mtu N|kind WORD|ipv6 off|also NAME
+//! link NAME down|up|gone|foreign|ours|mtu N|kind WORD|no carrier|ipv6 off|also NAME
 //! engine NAME dead                its process is gone, its link is not
-//! address A dev NAME foreign WHO|ours|gone|metric N
+//! address A dev NAME foreign WHO|ours|gone|metric N|noprefixroute|peer PREFIX
 //! route PREFIX metric N table T foreign WHO dev NAME|ours dev NAME|moves NAME|gone
 //! rule PRIORITY twice|gone|foreign
 //! sysctl PATH VALUE
@@ -247,6 +247,7 @@ impl Scene {
             ["ours"] => link.owner = Owner::Ours,
             ["mtu", mtu] => link.mtu = Mtu(parse(mtu)),
             ["kind", kind] => link.kind = LinkKind::Other((*kind).into()),
+            ["no", "carrier"] => link.carrier = false,
             ["ipv6", "off"] => link.ipv6 = false,
             ["also", name] => link.other_names.push(parse(name)),
             _ => panic!("what is {words:?}?"),
@@ -258,13 +259,11 @@ impl Scene {
         match words {
             ["gone"] => drop(addresses.remove(&entry)),
             ["foreign", who] => self.world.add_foreign_address(entry, who),
+            ["noprefixroute"] => addresses.get_mut(&entry).unwrap().network = None,
+            ["peer", peer] => addresses.get_mut(&entry).unwrap().network = Some(parse(peer)),
             ["metric", metric] => addresses.get_mut(&entry).unwrap().metric = parse(metric),
             ["ours"] => {
-                let ours = ObservedAddress {
-                    owner: Owner::Ours,
-                    metric: 0,
-                    tentative: false,
-                };
+                let ours = ObservedAddress::new(&entry, Owner::Ours);
                 addresses.insert(entry, ours);
             }
             _ => panic!("what is {words:?}?"),

@@ -37,6 +37,8 @@ mod privileges;
 #[cfg(test)]
 mod product;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod roles;

@@ -10,7 +10,7 @@ use super::{
     super::{
         desired::{Address, Desired, NextHop, Route, RouteKey},
         document::RouteKind,
-        observed::Observed,
+        observed::{Gateway, Observed},
         types::{InterfaceName, Prefix, TableId},
     },
     links::Links,
@@ -23,7 +23,9 @@ pub(super) struct After {
     links: BTreeMap<InterfaceName, bool>,
     /// Links that have the name of a tunnel and are not ours: no route of ours goes there.
     foreign: BTreeSet<InterfaceName>,
-    /// Networks of addresses of links that are up.
+    /// Links of others that are up and have no carrier.
+    dead: BTreeSet<InterfaceName>,
+    /// Networks that addresses connect to links that are up.
     connected: BTreeSet<(Prefix, InterfaceName)>,
     /// Networks of links and addresses that go: until then a gateway in one of them is found there, too.
     passing: BTreeSet<Prefix>,
@@ -35,6 +37,8 @@ pub(super) struct After {
     other_names: BTreeMap<InterfaceName, String>,
     /// Routes straight to a link: they make gateways reachable too.
     direct: BTreeMap<(TableId, InterfaceName), Vec<RouteKey>>,
+    /// Gateways that others' routes make reachable, on links that stay.
+    neighbours: BTreeMap<Gateway, InterfaceName>,
 }
 
 /// What makes a gateway reachable.
@@ -65,20 +69,21 @@ impl After {
             .addresses
             .iter()
             .filter(|(entry, has)| !has.tentative && !links.goes(&entry.device) && !leaving.contains(entry));
-        let addresses: BTreeSet<&Address> = kept
-            .map(|(entry, _)| entry)
-            .chain(desired.addresses.iter().filter(|entry| links.stays(&entry.device)))
-            .collect();
-        let is_up = |entry: &&Address| up.get(&entry.device) == Some(&true);
+        let to_come = desired.addresses.iter().filter(|entry| links.stays(&entry.device));
+        let to_come = to_come.map(|entry| (entry, Some(entry.address.prefix())));
+        let addresses: BTreeMap<&Address, Option<Prefix>> =
+            kept.map(|(entry, has)| (entry, has.network)).chain(to_come).collect();
+        let is_up = |device: &InterfaceName| up.get(device) == Some(&true);
         let connected = addresses
             .iter()
-            .copied()
-            .filter(is_up)
-            .map(|entry| (entry.address.prefix(), entry.device.clone()))
+            .filter(|(entry, _)| is_up(&entry.device))
+            .filter_map(|(entry, network)| Some(((*network)?, entry.device.clone())))
             .collect();
+        let neighbours = observed.neighbours.iter().filter(|(_, link)| is_up(link));
+        let dead = up.keys().filter(|name| observed.is_dead(name)).cloned().collect();
         let goes = |entry: &&Address| links.goes(&entry.device) || leaving.contains(entry);
         let passing = observed.addresses.keys().filter(goes);
-        let sources = addresses.iter().map(|entry| entry.address.address()).collect();
+        let sources = addresses.keys().map(|entry| entry.address.address()).collect();
         let foreign = links.foreign(observed).cloned().collect();
         let lacks = |name: &InterfaceName| Some((name.clone(), links.lacks_ipv6(name, observed)?));
         let other_names = observed.links.values().flat_map(|link| &link.other_names);
@@ -86,6 +91,10 @@ impl After {
             without_ipv6: up.keys().filter_map(lacks).collect(),
             other_names: other_names
                 .map(|name| (name.clone(), observed.missing_link(name)))
+                .collect(),
+            dead,
+            neighbours: neighbours
+                .map(|(gateway, link)| (gateway.clone(), link.clone()))
                 .collect(),
             links: up,
             foreign,
@@ -138,22 +147,24 @@ impl After {
                 Some(true) => {}
             }
         }
-        let Some(gateway) = nexthop.via.filter(|_| !nexthop.onlink) else {
-            return Ok(Reach::Connected);
-        };
-        if matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local()) {
-            return match &nexthop.device {
-                Some(_) => Ok(Reach::Connected),
-                None => Err(format!("gateway {gateway} is link-local and no link is named")),
-            };
-        }
         let device = nexthop.device.as_ref();
-        self.towards(table, gateway, device)
-            .map(|(reach, _)| reach)
-            .ok_or_else(|| match device {
-                Some(device) => format!("link {device} does not reach gateway {gateway}"),
-                None => format!("no link reaches gateway {gateway}"),
-            })
+        let Some(gateway) = nexthop.gateway() else {
+            let device = device.ok_or_else(|| "no link is named".to_owned());
+            return device.and_then(|device| self.alive(device)).map(|()| Reach::Connected);
+        };
+        let found = self.towards(table, gateway, device).ok_or_else(|| match device {
+            Some(device) => format!("link {device} does not reach gateway {gateway}"),
+            None => format!("no link reaches gateway {gateway}"),
+        });
+        found.and_then(|(reach, link)| self.alive(link).map(|()| reach))
+    }
+
+    /// Whether packets can leave by a link that is up.
+    pub(super) fn alive(&self, link: &InterfaceName) -> Result<(), String> {
+        match self.dead.contains(link) {
+            true => Err(format!("link {link} has no carrier")),
+            false => Ok(()),
+        }
     }
 
     /// How `gateway` is reached, over `device` if that is named, and the link.
@@ -172,13 +183,18 @@ impl After {
         if let Some((_, link)) = connected {
             return Some((Reach::Connected, link));
         }
-        self.direct
+        let ours = self
+            .direct
             .iter()
             .filter(|((asked, link), _)| on(link) && (*asked == table || *asked == TableId::MAIN))
             .flat_map(|((_, link), keys)| keys.iter().map(move |key| (key, link)))
             .filter(|(key, _)| key.prefix.contains(gateway))
             .max_by_key(|(key, _)| key.prefix.length())
-            .map(|(key, link)| (Reach::Route(*key), link))
+            .map(|(key, link)| (Reach::Route(*key), link));
+        ours.or_else(|| {
+            let link = self.neighbours.get(&(device.cloned(), gateway))?;
+            Some((Reach::Connected, link))
+        })
     }
 
     /// Why a link takes nothing of IPv6.
@@ -211,7 +227,11 @@ impl After {
         let inside = || self.connected.iter().filter(|(network, _)| network.contains(gateway));
         let longest = inside().map(|(network, _)| network.length()).max();
         let best = inside().filter(|(network, _)| Some(network.length()) == longest);
-        best.map(|(_, link)| link).collect()
+        let best: Vec<_> = best.map(|(_, link)| link).collect();
+        match self.neighbours.get(&(None, gateway)) {
+            Some(link) if best.is_empty() => vec![link],
+            _ => best,
+        }
     }
 
     /// Whether the kernel will take a route's preferred source.

@@ -129,7 +129,6 @@ pub fn diff(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>) -> Plan
     let after = after::After::new(desired, observed, &links, &leaving);
     let surroundings = routes::Surroundings {
         links: &links,
-        endpoints: &endpoints(desired, inputs.resolved).into_values().collect(),
         after: &after,
         stripped: &stripped,
         early: &early,
@@ -140,7 +139,9 @@ pub fn diff(desired: &Desired, observed: &Observed, inputs: &Inputs<'_>) -> Plan
     settings::firewall(desired, observed, &links, &mut draft);
     routes::plan(desired, observed, &surroundings, &mut draft);
     settings::rules(desired, observed, &mut draft);
-    draft.finish()
+    let mut plan = draft.finish();
+    plan.operations = underlay::postpone(plan.operations, desired);
+    plan
 }
 
 /// What has to be read for a plan from `previous` to `desired`: everything that is, was or may be ours.

@@ -4,7 +4,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
 };
 
 use super::{
@@ -21,7 +20,6 @@ use super::{
     after::{After, Reach},
     links::Links,
     step::{Draft, Step},
-    underlay::underlay,
 };
 
 /// The metric of a temporary guard for a connected network: behind everything, dynamic routes included.
@@ -61,8 +59,6 @@ fn guard() -> Route {
 pub(super) struct Surroundings<'a> {
     /// The fate of links.
     pub(super) links: &'a Links,
-    /// Where encrypted packets go.
-    pub(super) endpoints: &'a BTreeSet<IpAddr>,
     /// Links and addresses to come.
     pub(super) after: &'a After,
     /// Links that stay but lose their last IPv4 address: the kernel drops their IPv4 routes with it.
@@ -119,18 +115,12 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, surroundings: &Surrou
         let carrier = wanted.carriers.contains(key);
         (!carrier, tables.rank(key), Reverse(key.prefix.length()), key.metric)
     });
-    let first = underlay(&wanted.changes, desired, observed, surroundings.endpoints);
     for (key, route, replaces) in wanted.changes {
-        let step = if first.contains(&key) {
-            Step::Underlay
-        } else {
-            tables.addition(&key)
-        };
         let operation = match replaces {
             true => Operation::ReplaceRoute { key, route },
             false => Operation::AddRoute { key, route },
         };
-        draft.add(step, operation);
+        draft.add(tables.addition(&key), operation);
     }
 }
 
@@ -170,6 +160,13 @@ fn feasible(
             .is_some_and(|has| same(route, has) && surroundings.keeps(has) && well_led(route, has, surroundings.after))
         {
             wanted.keys.push(*key);
+            let mut links = has
+                .iter()
+                .flat_map(|has| &has.nexthops)
+                .filter_map(|hop| hop.device.as_ref());
+            if let Some(reason) = links.find_map(|link| surroundings.after.alive(link).err()) {
+                draft.wait(Object::Route(*key), reason);
+            }
             continue;
         }
         if key.prefix.is_ipv6() && !observed.capabilities.ipv6 {
@@ -321,8 +318,6 @@ impl Tables {
     fn new(desired: &Desired, observed: &Observed) -> Self {
         let ours = observed.rules.iter().filter(|(_, count)| count.ours > 0);
         let ours: Vec<&Rule> = ours.map(|(rule, _)| rule).collect();
-        // Whatever our rules say, the kernel's own ask these.
-        let kernels = |table: &TableId| [TableId::MAIN, TableId::DEFAULT, TableId::LOCAL].contains(table);
         let mut ranks = BTreeMap::from([(TableId::MAIN, Self::MAIN)]);
         for rule in ours.iter().copied().chain(&desired.rules) {
             if let Some(table) = asked(rule) {
@@ -334,13 +329,13 @@ impl Tables {
             before: ours
                 .into_iter()
                 .filter_map(asked)
-                .filter(|table| !kernels(table))
+                .filter(|table| !table.is_kernels())
                 .collect(),
             after: desired
                 .rules
                 .iter()
                 .filter_map(asked)
-                .filter(|table| !kernels(table))
+                .filter(|table| !table.is_kernels())
                 .collect(),
             ranks,
         }

@@ -13,9 +13,10 @@
 //!   ask is left alone until the last of them is gone.*
 //! - *A link that has to go before its successor can come* (another backend, the same UDP port) takes its
 //!   routes with it, so they become `unreachable` under the same key first, in one step each.
-//! - *The way to an endpoint is there before the endpoint*, so that no encrypted packet goes into its own tunnel. A mark
-//!   that changes is the exception: for the moment between two operations packets with one mark meet a rule for the
-//!   other, and are lost.
+//! - *The way to an endpoint is there before the endpoint*, so that no encrypted packet goes into its own tunnel: where
+//!   this plan changes the way, `underlay` sets the endpoint by an operation of its own behind the last one that the
+//!   way needs. A mark that changes is the exception: for the moment between two operations packets with one mark meet
+//!   a rule for the other, and are lost.
 //! - A packet for a tunnel whose peer is gone is refused with ENOKEY: that is loss, not a leak. So all of a
 //!   device's peers change in one request before the routes move, where removals need no second request.
 //!   Only a mark that changes moves between the rules for the new one and those for the old one, and one
@@ -38,8 +39,6 @@ pub(super) enum Step {
     Create,
     /// Settings of new links, before they carry a packet.
     Prepare,
-    /// Routes to endpoints that need nothing new, before a peer is told of its endpoint.
-    Underlay,
     /// Keys, ports, marks and peers, before the link is up: the first packet meets the right peers.
     Configure,
     /// MTU, before addresses: IPv6 needs 1280.

@@ -8,6 +8,7 @@ use std::{
 use super::{Machine, Note, Now, subject};
 use crate::model::{
     desired::Desired,
+    observed::Observed,
     plan::{self, Object, Plan},
     ports::{Applied, Operation},
     types::InterfaceName,
@@ -34,9 +35,19 @@ pub(super) struct Keeper {
     changed: bool,
     /// What was waiting or in conflict at the last comparison: programming it is no repair.
     pending: BTreeSet<Object>,
+    /// The same, until it is made for the first time: that fights with nobody.
+    awaited: BTreeSet<Object>,
+    /// Links of others that were lost for a time between the last two readings.
+    flapped: BTreeSet<InterfaceName>,
 }
 
 impl Keeper {
+    /// The world has been read again.
+    pub(super) fn look(&mut self, before: Option<&Observed>, now: &Observed) {
+        let flapped = before.into_iter().flat_map(|before| now.flapped(before));
+        self.flapped = flapped.cloned().collect();
+    }
+
     /// Something the plan depends on has changed, so that a difference is no drift.
     pub(super) fn expect_change(&mut self) {
         self.changed = true;
@@ -65,6 +76,7 @@ impl Keeper {
         let waiting = plan.waiting.iter().map(|entry| &entry.object);
         let conflicts = plan.conflicts.iter().map(|entry| &entry.object);
         self.pending = waiting.chain(conflicts).cloned().collect();
+        self.awaited.clone_from(&self.pending);
     }
 
     /// Whether carrying out `operation` undid somebody else's change.
@@ -76,6 +88,14 @@ impl Keeper {
             other => *other == operation.object(),
         };
         self.settled && !(device && self.changed) && !self.pending.iter().any(awaited)
+    }
+
+    /// Whether somebody may want the opposite of `operation`: not if a link of others went, and all with it, and not
+    /// if what it makes was awaited.
+    fn is_quarrel(&self, operation: &Operation) -> bool {
+        let lost = |link: &InterfaceName| self.flapped.contains(link);
+        let awaited = self.awaited.contains(&operation.object());
+        !awaited && !subject::devices(operation).iter().any(lost)
     }
 
     fn count(&mut self, operation: &Operation) {
@@ -137,7 +157,7 @@ impl Machine {
     /// What became of operations outside of an apply.
     pub(super) fn kept(&mut self, operations: &[Operation], applied: Applied, now: Now) {
         let done = operations.get(..applied.done).unwrap_or(operations);
-        let mut touched = BTreeSet::new();
+        let mut touched = BTreeMap::new();
         for operation in done {
             self.keeper.adopting += 1;
             if self.keeper.is_repair(operation) && !self.is_guard(operation) {
@@ -152,9 +172,13 @@ impl Machine {
                     operation: operation.clone(),
                 });
             }
-            touched.insert(operation.object());
+            *touched.entry(operation.object()).or_insert(false) |= self.keeper.is_quarrel(operation);
         }
-        for object in touched {
+        self.keeper.awaited.retain(|object| !touched.contains_key(object));
+        for object in touched
+            .into_iter()
+            .filter_map(|(object, quarrel)| quarrel.then_some(object))
+        {
             if let Some((pause, times)) = self.fights.repaired(object.clone(), now.monotonic) {
                 self.note(Note::HeldBack { object, times, pause });
             }

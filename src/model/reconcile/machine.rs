@@ -186,6 +186,7 @@ impl Machine {
         }
         self.reading.took = now.monotonic.saturating_sub(since);
         self.reading.last = Some(now);
+        self.keeper.look(self.observed.as_ref(), &observed);
         self.observed = Some(observed);
         self.look_at_handshakes(now);
         if self.job.as_ref().is_some_and(Job::wants_secrets) {

@@ -132,6 +132,39 @@ fn what_waits_is_programmed_when_it_can_be() {
 }
 
 #[test]
+fn a_link_that_flaps_fights_with_nobody() {
+    let mut bench = Bench::started(world(), Disk::default());
+    let eth7 = name("eth7");
+    bench.meddle(|world| world.add_foreign_link(eth7.clone(), LinkKind::Other(String::new())));
+    let wanted = desired("[[route]]\nto = \"30.30.30.0/24\"\ndev = \"eth7\"\n");
+    bench.apply(&wanted).unwrap().unwrap();
+    let up = |world: &mut World| {
+        let link = world.state.links.get_mut(&eth7).unwrap();
+        (link.up, link.carrier) = (true, true);
+    };
+    for seen in [true, false].repeat(30) {
+        if seen {
+            bench.meddle(|world| world.bring_down(&eth7));
+            assert_eq!(bench.machine.plan().waiting.len(), 1);
+            bench.meddle(up);
+        } else {
+            bench.meddle(|world| {
+                world.bring_down(&eth7);
+                up(world);
+            });
+        }
+        bench.pass(Duration::from_millis(100));
+        assert!(equals(&bench, &wanted), "{:?}", bench.notes);
+    }
+    assert!(!bench.notes.iter().any(|note| matches!(note, Note::HeldBack { .. })));
+    assert_eq!(
+        bench.machine.repairs().by_kind["add-route"],
+        30,
+        "those that nobody saw"
+    );
+}
+
+#[test]
 fn a_world_that_cannot_be_read_is_not_changed() {
     let mut bench = applied();
     let done = bench.world.executed.len();

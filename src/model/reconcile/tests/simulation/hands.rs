@@ -225,12 +225,7 @@ fn leave_address(sim: &mut Sim) {
     };
     let there = sim.world.state.links.contains_key(&entry.device) && sim.world.state.capabilities.address_protocol;
     if there && !sim.world.state.addresses.contains_key(&entry) {
-        let (owner, metric, tentative) = (Owner::Ours, 0, false);
-        let ours = ObservedAddress {
-            owner,
-            metric,
-            tentative,
-        };
+        let ours = ObservedAddress::new(&entry, Owner::Ours);
         sim.world.state.addresses.insert(entry, ours);
     }
 }
