@@ -1,5 +1,7 @@
 //! What single keys of the document do to real packets.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::{
@@ -43,10 +45,16 @@ fn an_uplink_carries_the_tunnel_and_nothing_else_does() {
     let document = Side::left(&keys[1])
         .interface("uplink = \"eth1\"\nuplink-gateway = \"198.51.100.2\"")
         .document()
-        .replace("192.0.2.2:51820", "203.0.113.1:51820");
-    left.apply(&document);
+        .replace("192.0.2.2:51820\"", "203.0.113.1:51820\"\nkeepalive = 25");
     let far = Side::right(&keys[0]).document();
     right.apply(&far.replace("endpoint = \"192.0.2.1:51820\"\n", ""));
+    left.apply(&document);
+    // The endpoint comes when the rule is there, and the keepalive with it: sooner, the first handshake would be lost,
+    // and the next one begins after five seconds.
+    left.namespace
+        .until_for(Duration::from_secs(4), "the keepalive makes a session", || {
+            left.status()["tunnels"][0]["state"]["is"] == "up"
+        });
     assert!(left.pings("10.10.10.2"), "{}", left.log());
     let seen = right.namespace.run(["wg", "show", "wg0", "endpoints"]);
     assert!(seen.contains("198.51.100.1:"), "{seen}");
