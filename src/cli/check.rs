@@ -40,8 +40,8 @@ struct Report {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let text = read(&arguments.file)?;
-    let (errors, warnings) = match validate(&text) {
+    let text = text(bytes(&arguments.file)?).map_err(|error| vec![error]);
+    let (errors, warnings) = match text.and_then(|text| validate(&text)) {
         Ok((_, _, warnings)) => (Vec::new(), warnings),
         Err(errors) => (errors, Vec::new()),
     };
@@ -73,6 +73,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Reads a document, from standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<String, Failure> {
+    let located = |error| Failure::new(FailureKind::Document, format!("{}:{error}", file.display()));
+    text(bytes(file)?).map_err(located)
+}
+
+fn bytes(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
     let read = if file == Path::new("-") {
@@ -81,17 +86,22 @@ pub(super) fn read(file: &Path) -> Result<String, Failure> {
         File::open(file).and_then(|open| open.take(limit).read_to_end(&mut bytes))
     };
     read.map_err(|error| Failure::new(FailureKind::Request, format!("cannot read {}: {error}", file.display())))?;
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, DocumentError> {
     String::from_utf8(bytes).map_err(|error| {
-        let right = error
-            .as_bytes()
-            .get(..error.utf8_error().valid_up_to())
-            .unwrap_or_default();
+        let right = error.utf8_error().valid_up_to();
+        let right = error.as_bytes().get(..right).unwrap_or_default();
         let (line, column) = end_of(&String::from_utf8_lossy(right));
-        let message = format!(
-            "{}:{line}:{column}: this is not UTF-8; save the document as UTF-8",
-            file.display()
-        );
-        Failure::new(FailureKind::Document, message)
+        DocumentError {
+            line,
+            column,
+            path: String::new(),
+            value: None,
+            reason: "this is not UTF-8".to_owned(),
+            fix: "save the document as UTF-8".to_owned(),
+        }
     })
 }
 

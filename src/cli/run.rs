@@ -1,9 +1,6 @@
 //! `tunneld run`: the daemon.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nix::sys::stat::{Mode, umask};
@@ -11,7 +8,10 @@ use nix::sys::stat::{Mode, umask};
 use crate::{
     daemon::{self, Options},
     logging,
-    model::service::{Failure, FailureKind},
+    model::{
+        document::MetricsAddress,
+        service::{Failure, FailureKind},
+    },
 };
 
 /// Run the daemon in the foreground, as the service manager does
@@ -36,9 +36,9 @@ pub(super) struct Arguments {
     /// Apply this document at start if it differs from the one in force
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
-    /// Serve metrics here, whatever the document says
+    /// Serve metrics here, or off, whatever the document says
     #[arg(long, value_name = "ADDRESS:PORT")]
-    metrics: Option<SocketAddr>,
+    metrics: Option<MetricsAddress>,
     /// Members of this group may change things, like root
     #[arg(long, value_name = "GROUP", default_value = "tunneld-admin")]
     admin_group: String,

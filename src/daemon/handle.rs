@@ -353,9 +353,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
 }
 
-fn failure(error: &StoreError) -> Failure {
+pub(super) fn failure(error: &StoreError) -> Failure {
     let kind = match error.class {
         StoreErrorClass::NotFound => FailureKind::NotFound,
+        StoreErrorClass::Locked => FailureKind::Busy,
         _ => FailureKind::Store,
     };
     Failure::new(kind, error.to_string())

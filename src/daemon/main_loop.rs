@@ -35,6 +35,7 @@ use crate::{
     logging,
     metrics::Instruments,
     model::{
+        document::MetricsAddress,
         observed::Observed,
         ports::ObserveError,
         reconcile::{self, Effect, Event, Machine, Now},
@@ -78,7 +79,7 @@ pub(super) struct Around {
     pub(super) credentials: Option<PathBuf>,
     pub(super) instruments: Instruments,
     pub(super) target: watch::Sender<Target>,
-    pub(super) metrics: Option<std::net::SocketAddr>,
+    pub(super) metrics: Option<MetricsAddress>,
 }
 
 /// The task.
@@ -374,7 +375,10 @@ impl MainLoop {
     fn retarget(&self) {
         let settings = self.machine.live().map(|live| &live.desired.settings);
         let target = Target {
-            address: self.around.metrics.or(settings.and_then(|settings| settings.metrics)),
+            address: match self.around.metrics {
+                Some(address) => address.socket(),
+                None => settings.and_then(|settings| settings.metrics),
+            },
             allowed_ips: settings.is_some_and(|settings| settings.metrics_allowed_ips),
         };
         self.around.target.send_if_modified(|current| {

@@ -33,7 +33,6 @@ mod watchdog_tests;
 mod world_task;
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -54,6 +53,7 @@ use crate::{
     health::{clock, dns::Resolver},
     metrics::Instruments,
     model::{
+        document::MetricsAddress,
         report::seconds,
         service::{Failure, FailureKind, Service, Submission},
         status::{Author, HistoryEntry},
@@ -74,7 +74,7 @@ pub struct Options {
     /// A document to apply at start if it differs from the one in force.
     pub document: Option<PathBuf>,
     /// Where metrics are served, whatever the document says.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<MetricsAddress>,
     /// Group that may change things.
     pub admin_group: Option<String>,
     /// Group that may read.
@@ -96,7 +96,7 @@ pub struct Parts {
     /// Where systemd put credentials.
     pub credentials: Option<PathBuf>,
     /// Where metrics are served, whatever the document says.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<MetricsAddress>,
     /// Who is told how the daemon is.
     pub manager: ServiceManager,
     /// Starts before this one that did not last.
@@ -277,12 +277,11 @@ fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> 
 }
 
 async fn open_store(directory: PathBuf) -> Result<Arc<Store>, Failure> {
-    let failed = |reason: String| Failure::new(FailureKind::Store, reason);
     let opening = tokio::task::spawn_blocking(move || Store::open(&directory, Some(Checker::this_executable())));
     let (store, opened) = opening
         .await
-        .map_err(|error| failed(error.to_string()))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| Failure::new(FailureKind::Store, error.to_string()))?
+        .map_err(|error| handle::failure(&error))?;
     match opened {
         Opened::New | Opened::Existing => tracing::info!("{opened}"),
         Opened::Degraded(_) => tracing::error!("{opened}"),

@@ -128,11 +128,9 @@ impl Resolver<'_> {
         let appliance = &self.document.appliance;
         self.desired.settings = Settings {
             name: appliance.name.clone(),
-            metrics: match appliance.metrics {
-                None => Some(SocketAddr::from(METRICS_SOCKET)),
-                Some(MetricsAddress::Socket(socket)) => Some(socket),
-                Some(MetricsAddress::Off) => None,
-            },
+            metrics: appliance
+                .metrics
+                .map_or(Some(SocketAddr::from(METRICS_SOCKET)), MetricsAddress::socket),
             metrics_allowed_ips: appliance.metrics_allowed_ips,
             management: appliance.management.clone(),
             reconcile_interval: Some(appliance.reconcile_interval.unwrap_or(RECONCILE_INTERVAL)).filter(|s| *s > 0),

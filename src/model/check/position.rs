@@ -40,7 +40,7 @@ pub(super) fn place(text: &str, mut found: Vec<Found>) -> Vec<DocumentError> {
             column: cursor.column + 1,
             path: String::new(),
             value: None,
-            reason: format!("{left_out} more errors follow"),
+            reason: format!("{left_out} more follow"),
             fix: "correct those above first".to_owned(),
         });
     }

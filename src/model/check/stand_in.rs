@@ -37,9 +37,10 @@ impl StandIn {
     }
 }
 
+/// From the lower half: the last positions of rules are those that default routes and uplinks take.
 fn number(least: i128, most: i128, place: usize) -> i128 {
     let place = i128::try_from(place).unwrap_or(0);
-    least + place % (most - least + 1).max(1)
+    least + place % ((most - least + 1) / 2).max(1)
 }
 
 fn public_key(place: usize) -> PublicKey {

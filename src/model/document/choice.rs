@@ -52,6 +52,16 @@ pub enum BackendChoice {
     Userspace,
 }
 
+impl MetricsAddress {
+    /// The socket, if there is one.
+    pub fn socket(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::Socket(socket) => Some(socket),
+        }
+    }
+}
+
 impl FromStr for MetricsAddress {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {

@@ -152,6 +152,9 @@ impl After {
             let device = device.ok_or_else(|| "no link is named".to_owned());
             return device.and_then(|device| self.alive(device)).map(|()| Reach::Connected);
         };
+        if self.sources.contains(&gateway) {
+            return Err(format!("gateway {gateway} is an address of this appliance"));
+        }
         let found = self.towards(table, gateway, device).ok_or_else(|| match device {
             Some(device) => format!("link {device} does not reach gateway {gateway}"),
             None => format!("no link reaches gateway {gateway}"),
