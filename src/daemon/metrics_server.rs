@@ -4,9 +4,12 @@
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use http_body_util::Full;
@@ -19,6 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinHandle,
@@ -27,8 +31,9 @@ use tokio::{
 
 use crate::{
     control::connections::{Connections, Phase, Place},
+    kernel::tcp,
     metrics::{self, Instruments},
-    model::{report::seconds, service::Service},
+    model::{guard::Session, report::seconds, service::Service},
 };
 
 /// Connections at the same time.
@@ -45,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two attempts to listen at an address that is not there yet.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Between two looks whether an answer has arrived.
+const ACKNOWLEDGED: Duration = Duration::from_millis(20);
 
 /// What to serve, and where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,8 +107,8 @@ async fn serve(target: Target, service: &Arc<dyn Service>, instruments: &Instrum
             }
         };
         // This machine's own addresses reach it whatever the network does.
-        let ends = stream.local_addr().map(|local| (peer.ip(), local.ip()));
-        let afar = ends.ok().filter(|(peer, local)| peer != local);
+        let ends = stream.local_addr().map(|local| Session { peer, local });
+        let afar = ends.ok().filter(|Session { peer, local }| peer.ip() != local.ip());
         let (service, instruments) = (Arc::clone(service), instruments.clone());
         let place = connections.place().await;
         tokio::spawn(async move {
@@ -127,25 +135,50 @@ async fn converse(
     service: Arc<dyn Service>,
     instruments: Instruments,
     allowed_ips: bool,
-    afar: Option<(IpAddr, IpAddr)>,
+    afar: Option<Session>,
     place: &Place,
 ) {
+    let began = Instant::now();
+    let success = AtomicBool::new(false);
     let answer = service_fn(|request: Request<Incoming>| {
-        let (service, instruments) = (Arc::clone(&service), instruments.clone());
+        let (service, instruments, success) = (Arc::clone(&service), &instruments, &success);
         async move {
             place.phase.send_replace(Phase::Working);
-            let answer = answer(&request, &*service, &instruments, allowed_ips).await;
+            let answer = answer(&request, &*service, instruments, allowed_ips).await;
             place.phase.send_replace(Phase::Answering);
-            if let Some((peer, local)) = afar.filter(|_| answer.status().is_success()) {
-                instruments.scraped_from_afar(peer, local);
+            success.store(answer.status().is_success(), Ordering::Relaxed);
+            if let Some(Session { peer, local }) = afar.filter(|_| answer.status().is_success()) {
+                instruments.scraped_from_afar(peer.ip(), local.ip());
             }
             Ok::<_, Infallible>(answer)
         }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).keep_alive(false).max_buf_size(16 << 10);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
-        tracing::debug!(%error, "a scrape ended early");
+    let connection = server.serve_connection(TokioIo::new(stream), answer);
+    let mut stream = match connection.without_shutdown().await {
+        Ok(parts) => parts.io.into_inner(),
+        Err(error) => return tracing::debug!(%error, "a scrape ended early"),
+    };
+    let ended = stream.shutdown().await.is_ok();
+    if let Some(session) = afar.filter(|_| ended && success.load(Ordering::Relaxed)) {
+        if is_heard_out(session).await {
+            instruments.arrived_afar(began);
+        }
+    }
+}
+
+/// Waits until the other end has acknowledged all of an answer whose end was sent.
+async fn is_heard_out(session: Session) -> bool {
+    loop {
+        match tcp::look(session).await {
+            Ok(Some(connection)) if !connection.is_heard_out() => sleep(ACKNOWLEDGED).await,
+            Ok(_) => return true,
+            Err(reason) => {
+                tracing::debug!(reason, "whether a scrape arrived is not known");
+                return false;
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Gathers the evidence that confirms a revision on trial.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -11,7 +14,7 @@ use tokio::{
 use super::main_loop::Message;
 use crate::{
     health::probe,
-    kernel::tcp,
+    kernel::tcp::{self, Connection},
     metrics::Instruments,
     model::{guard::Session, probe::Probe, status::Finding},
 };
@@ -55,7 +58,7 @@ async fn ask(
     findings: watch::Sender<Vec<Finding>>,
     messages: mpsc::Sender<Message>,
 ) {
-    let scrapes = instruments.remote_scrapes();
+    let began = Instant::now();
     let mut sessions = Sessions::default();
     sessions.look(&probes).await;
     let evidence: Vec<String> = probes.iter().map(ToString::to_string).collect();
@@ -65,7 +68,7 @@ async fn ask(
     let mut good = 0;
     loop {
         rounds.tick().await;
-        let scraped = instruments.remote_scrapes() > scrapes;
+        let scraped = instruments.has_arrived_afar_since(began);
         sessions.look(&probes).await;
         let answers = round(&probes, scraped, &sessions).await;
         let answered = answers.iter().all(|finding| finding.reason == ANSWERED);
@@ -81,31 +84,54 @@ async fn ask(
 /// What a probe that answered reads.
 const ANSWERED: &str = "answered";
 
-/// What the other ends of sessions have acknowledged, at first and now.
+/// The sessions that are watched.
 #[derive(Default)]
-struct Sessions(BTreeMap<Session, (u64, Result<u64, String>)>);
+struct Sessions(BTreeMap<Session, Watched>);
+
+/// What is known of a session.
+struct Watched {
+    /// More than so many bytes have to be acknowledged: all that were sent before, and one for the `SYN`.
+    past: u64,
+    answer: Result<(), String>,
+}
 
 impl Sessions {
     /// Looks at all of them.
     async fn look(&mut self, probes: &[Probe]) {
         for probe in probes {
             let Probe::Session(Some(session)) = probe else { continue };
-            let now = match tcp::acknowledged(*session).await {
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) => Err("there is no such connection any more".to_owned()),
-                Err(reason) => Err(reason),
-            };
-            let first = now.clone().unwrap_or(u64::MAX);
-            self.0.entry(*session).or_insert((first, Ok(0))).1 = now;
+            let seen = tcp::look(*session).await;
+            let seen = seen.map(|seen| seen.filter(Connection::is_established));
+            self.0.entry(*session).or_insert_with(Watched::unknown).see(seen);
         }
     }
 
-    /// Whether something has arrived at the other end that was sent since the first look.
     fn answer(&self, session: &Session) -> Result<(), String> {
-        match self.0.get(session) {
-            Some((first, Ok(now))) if now > first => Ok(()),
-            Some((_, Err(reason))) => Err(reason.clone()),
-            _ => Err("nothing was acknowledged yet".to_owned()),
+        let watched = self.0.get(session).map(|watched| watched.answer.clone());
+        watched.unwrap_or_else(|| Watched::unknown().answer)
+    }
+}
+
+impl Watched {
+    fn unknown() -> Self {
+        Self {
+            past: u64::MAX,
+            answer: Err("nothing was acknowledged yet".to_owned()),
+        }
+    }
+
+    /// Something that is sent from now on has to arrive, and it counts until something else does not.
+    fn see(&mut self, seen: Result<Option<Connection>, String>) {
+        match seen {
+            Ok(Some(now)) if now.retransmits > 0 => {
+                self.past = now.sent + 1;
+                self.answer = Err("what is sent there is not acknowledged".to_owned());
+            }
+            Ok(Some(now)) if self.past == u64::MAX => self.past = now.sent + 1,
+            Ok(Some(now)) if now.acknowledged > self.past => self.answer = Ok(()),
+            Ok(Some(_)) => {}
+            Ok(None) => self.answer = Err("there is no such connection any more".to_owned()),
+            Err(reason) => self.answer = Err(reason),
         }
     }
 }
@@ -139,5 +165,41 @@ fn finding(probe: &Probe, reason: &str) -> Finding {
     Finding {
         object: probe.to_string(),
         reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_answers_by_what_was_sent_after_the_first_look_and_until_something_is_sent_again() {
+        let at = |sent, acknowledged, retransmits| {
+            let connection = Connection {
+                sent,
+                acknowledged,
+                retransmits,
+                ..Connection::default()
+            };
+            Ok(Some(connection))
+        };
+        let mut watched = Watched::unknown();
+        // In flight at the first look: 100 bytes, whose acknowledgement comes later.
+        for seen in [at(300, 200, 0), at(300, 301, 0), at(310, 301, 0)] {
+            watched.see(seen);
+            assert!(watched.answer.is_err());
+        }
+        watched.see(at(310, 311, 0));
+        assert_eq!(watched.answer, Ok(()));
+        for (seen, answers) in [
+            (at(320, 311, 0), true),
+            (at(320, 311, 1), false),
+            (at(320, 321, 0), false),
+            (at(330, 331, 0), true),
+            (Ok(None), false),
+        ] {
+            watched.see(seen.clone());
+            assert_eq!(watched.answer.is_ok(), answers, "{seen:?}");
+        }
     }
 }

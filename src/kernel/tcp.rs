@@ -16,20 +16,50 @@ const REQUEST: usize = 56;
 const ANSWER: usize = 72;
 /// `INET_DIAG_INFO`: a `struct tcp_info` follows.
 const INFO: u16 = 2;
-/// Where `tcpi_bytes_acked` is in it.
+/// Where `tcpi_retransmits`, `tcpi_bytes_acked`, `tcpi_bytes_sent` and `tcpi_bytes_retrans` are in it (kernel 4.19).
+const RETRANSMITS: usize = 2;
 const BYTES_ACKED: usize = 120;
-/// `TCP_ESTABLISHED`.
+const BYTES_SENT: usize = 200;
+const BYTES_RETRANS: usize = 208;
+/// `TCP_ESTABLISHED`, and the states in which the other end has acknowledged that there will be no more: `TCP_FIN_WAIT2`,
+/// `TCP_TIME_WAIT`, `TCP_CLOSE` (`include/net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
+const HEARD_OUT: [u8; 3] = [5, 6, 7];
 
-/// How many bytes the other end has acknowledged; `None` if there is no such connection, or none any more.
+/// A connection at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// Its state (`enum tcp_state`).
+    pub state: u8,
+    /// How many bytes the other end has acknowledged.
+    pub acknowledged: u64,
+    /// How many bytes were sent to it, each counted once.
+    pub sent: u64,
+    /// How often in a row the same bytes have been sent again in vain.
+    pub retransmits: u8,
+}
+
+impl Connection {
+    /// Both ends may send.
+    pub fn is_established(&self) -> bool {
+        self.state == ESTABLISHED
+    }
+
+    /// The other end has acknowledged everything, the end of it too.
+    pub fn is_heard_out(&self) -> bool {
+        HEARD_OUT.contains(&self.state)
+    }
+}
+
+/// Looks a connection up; `None` if there is none, or none any more.
 ///
 /// # Errors
 /// One line, when the kernel cannot be asked.
-pub async fn acknowledged(session: Session) -> Result<Option<u64>, String> {
+pub async fn look(session: Session) -> Result<Option<Connection>, String> {
     let failed = |error: NetlinkError| format!("look the session up: {error}");
     let mut socket = Socket::connect(netlink_sys::protocols::NETLINK_SOCK_DIAG).map_err(failed)?;
     match socket.request::<_, Found>(Question(session), 0).await {
-        Ok(found) => Ok(found.into_iter().find_map(|found| found.acknowledged)),
+        Ok(found) => Ok(found.into_iter().next().map(|Found(connection)| connection)),
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
         Err(error) => Err(failed(error)),
     }
@@ -87,22 +117,26 @@ impl NetlinkSerializable for Question {
     }
 }
 
-/// The connection.
-struct Found {
-    acknowledged: Option<u64>,
-}
+/// The answer.
+struct Found(Connection);
 
 impl NetlinkDeserializable for Found {
     type Error = DecodeError;
 
     fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let established = payload.get(1) == Some(&ESTABLISHED);
         let attributes = NlasIterator::new(payload.get(ANSWER..).unwrap_or_default());
         let info = attributes.flatten().find(|attribute| attribute.kind() == INFO);
-        let acknowledged = info.and_then(|info| info.value().get(BYTES_ACKED..)?.first_chunk().copied());
-        Ok(Self {
-            acknowledged: acknowledged.map(u64::from_ne_bytes).filter(|_| established),
-        })
+        let info = info.as_ref().map(|info| info.value()).unwrap_or_default();
+        let bytes = |place: usize| {
+            let found = info.get(place..).and_then(|rest| rest.first_chunk().copied());
+            u64::from_ne_bytes(found.unwrap_or_default())
+        };
+        Ok(Self(Connection {
+            state: payload.get(1).copied().unwrap_or_default(),
+            acknowledged: bytes(BYTES_ACKED),
+            sent: bytes(BYTES_SENT).saturating_sub(bytes(BYTES_RETRANS)),
+            retransmits: info.get(RETRANSMITS).copied().unwrap_or_default(),
+        }))
     }
 }
 
@@ -134,15 +168,24 @@ mod tests {
         let (mut here, peer) = listener.accept().await.unwrap();
         let local = here.local_addr().unwrap();
         let session = Session { peer, local };
-        let before = acknowledged(session).await.unwrap().unwrap();
+        let look = || async { super::look(session).await.unwrap().unwrap() };
+        let before = look().await;
+        assert!(before.is_established());
         here.write_all(&[1; 100]).await.unwrap();
         there.read_exact(&mut [0; 100]).await.unwrap();
-        assert_eq!(acknowledged(session).await.unwrap(), Some(before + 100));
+        let after = look().await;
+        assert_eq!(
+            (after.acknowledged, after.sent),
+            (before.acknowledged + 100, before.sent + 100)
+        );
+        here.shutdown().await.unwrap();
+        assert_eq!(there.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(look().await.is_heard_out());
         drop((here, there));
         let nobody = Session {
             peer: local,
             local: "127.0.0.1:1".parse().unwrap(),
         };
-        assert_eq!(acknowledged(nobody).await.unwrap(), None);
+        assert_eq!(super::look(nobody).await.unwrap(), None);
     }
 }

@@ -34,6 +34,8 @@ pub struct Instruments {
     remote_scrapes: Counter,
     /// When each of them read last, by both addresses.
     readers: Arc<Mutex<BTreeMap<(IpAddr, IpAddr), Instant>>>,
+    /// When the latest connection began over which another machine got its answer.
+    arrival: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +56,7 @@ impl Default for Instruments {
             overruns: Counter::default(),
             remote_scrapes: Counter::default(),
             readers: Arc::default(),
+            arrival: Arc::default(),
         }
     }
 }
@@ -93,9 +96,16 @@ impl Instruments {
         guarded.collect()
     }
 
-    /// How often another machine has read the metrics.
-    pub fn remote_scrapes(&self) -> u64 {
-        self.remote_scrapes.get()
+    /// Another machine has acknowledged its answer, over a connection that began at `began`.
+    pub fn arrived_afar(&self, began: Instant) {
+        let mut arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
+        *arrival = (*arrival).max(Some(began));
+    }
+
+    /// Whether a connection that began after `moment` brought another machine its answer.
+    pub fn has_arrived_afar_since(&self, moment: Instant) -> bool {
+        let arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
+        arrival.is_some_and(|began| began > moment)
     }
 
     /// Adds the instruments to what is scraped.

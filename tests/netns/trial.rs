@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -266,6 +267,46 @@ fn what_cuts_the_way_is_confirmed_by_no_probe() {
     assert_eq!(events(&left)[0], "reverted");
 }
 
+/// What `GOOD` and others are with metrics for everybody.
+fn with_metrics(document: &str) -> String {
+    document.replace("version = 1\n", "version = 1\nappliance.metrics = \"192.0.2.1:9586\"\n")
+}
+
+/// Cuts the way with this probe, lets something happen, and sees that nothing was proved by it.
+fn cut_in_vain(left: &Appliance, probe: &str, meanwhile: impl FnOnce()) {
+    let words = ["apply", "--may-cut", "--json", "--confirm", "5s", "--probe", probe, "-"];
+    left.tunneld(&words, &with_metrics(LOCKED_OUT));
+    meanwhile();
+    until_it_ends(left);
+    assert_eq!(events(left)[0], "reverted", "{probe}: {}", left.log());
+}
+
+#[test]
+fn what_was_under_way_when_the_way_was_cut_is_no_evidence() {
+    let (left, right) = cabled();
+    left.apply(&with_metrics(GOOD));
+    left.namespace.until("the server listens", || scrapes(&right));
+    let listener = left.namespace.enter(|| TcpListener::bind("192.0.2.1:2222").unwrap());
+    let mut there = right.namespace.enter(|| TcpStream::connect("192.0.2.1:2222").unwrap());
+    let (mut here, peer) = listener.accept().unwrap();
+    // What the terminal shows arrives, and the acknowledgement comes with the first key, when the way is cut.
+    let held = "add table ip held; add chain ip held out { type filter hook output priority 0; }; \
+                add rule ip held out tcp dport 2222 drop";
+    right.namespace.run(["nft", held]);
+    here.write_all(b"before the cut").unwrap();
+    assert!(there.read(&mut [0; 64]).unwrap() > 0);
+    cut_in_vain(&left, &format!("session:{peer}-192.0.2.1:2222"), || {
+        right.namespace.run(["nft", "delete table ip held"]);
+        there.write_all(b"y").unwrap();
+        here.read_exact(&mut [0; 1]).unwrap();
+    });
+    // A request over a connection that was there before is heard, and its answer does not arrive.
+    let mut reader = right.namespace.enter(|| TcpStream::connect("192.0.2.1:9586").unwrap());
+    cut_in_vain(&left, "scraped", || {
+        reader.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    });
+}
+
 #[test]
 fn a_daemon_that_is_killed_goes_on_asking() {
     let (left, _right) = cabled();
@@ -284,10 +325,16 @@ fn a_daemon_that_is_killed_goes_on_asking() {
 fn a_scrape_from_another_machine_is_evidence_and_one_from_here_is_not() {
     let (left, right) = cabled();
     left.apply(GOOD);
-    let document = GOOD.replace("version = 1\n", "version = 1\nappliance.metrics = \"192.0.2.1:9586\"\n");
-    try_with_probes(&left, &document, &["scraped"]);
+    try_with_probes(&left, &with_metrics(GOOD), &["scraped"]);
     left.namespace.until("the server listens", || scrapes(&left));
-    assert!(left.status().get("trial").is_some());
+    // Longer than evidence takes to be seen.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert!(scrapes(&left));
+        let trial = left.status()["trial"].clone();
+        assert_eq!(trial["probes"][0]["reason"], "nobody has read /metrics yet", "{trial}");
+        thread::sleep(Duration::from_millis(200));
+    }
     assert!(scrapes(&right));
     until_it_ends(&left);
     assert_eq!(events(&left)[0], "confirmed");

@@ -66,8 +66,9 @@ fn one_word_moves_a_tunnel_between_engine_and_kernel_and_the_far_end_stays() {
         // To the kernel it moves when the far end takes the kernel's handshakes.
         left.namespace
             .until_for(Duration::from_secs(60), "the tunnel has moved", || {
-                backend(&left) == word
+                left.status()["tunnels"][0]["backend"] == word
             });
+        assert_eq!(backend(&left), word);
         assert_eq!(left.plan(&moved), Vec::<String>::new());
         let engines = left.namespace.try_run(["pgrep", "-f", "tunneld engine"]);
         assert_eq!(
