@@ -19,7 +19,8 @@ use super::{
     observed::Observed,
     ports::Operation,
     status::Finding,
-    types::{Fwmark, InterfaceName, Prefix, PublicKey},
+    types::{Fwmark, InterfaceName, Prefix, PresharedKey, PublicKey},
+    wireguard::Device,
 };
 
 /// The most places that are looked at in a management network beside its first address: one for each network of
@@ -164,7 +165,11 @@ struct Tunnel {
     identity: Option<PublicKey>,
     mark: Fwmark,
     peers: Vec<Peer>,
+    /// The keys it shares with peers.
+    preshared: Preshared,
 }
+
+type Preshared = BTreeMap<PublicKey, PresharedKey>;
 
 impl Side {
     fn now(observed: &Observed) -> Self {
@@ -177,6 +182,7 @@ impl Side {
                 identity: device.public_key,
                 mark: device.fwmark,
                 peers: peers.collect(),
+                preshared: preshared(device),
             };
             (name.clone(), tunnel)
         });
@@ -204,6 +210,7 @@ impl Side {
                 identities.extend(change.private_key.as_ref().map(|key| (name, key.public_key())));
             }
         }
+        let mut shared = shared(observed, operations);
         let tunnels = desired.wireguard.iter().map(|(name, tunnel)| {
             let peers = tunnel.peers.iter().map(|(key, peer)| {
                 // A peer without an endpoint keeps the one that it last sent from.
@@ -219,6 +226,7 @@ impl Side {
                 identity: identities.get(name).copied(),
                 mark: tunnel.fwmark,
                 peers: peers.collect(),
+                preshared: shared.remove(name).unwrap_or_default(),
             };
             (name.clone(), tunnel)
         });
@@ -269,6 +277,36 @@ impl Side {
     }
 }
 
+fn preshared(device: &Device) -> Preshared {
+    let peers = device.peers.iter();
+    peers
+        .filter_map(|(key, peer)| Some((*key, peer.preshared_key.clone()?)))
+        .collect()
+}
+
+/// The keys that tunnels share with peers after `operations`.
+fn shared<'a>(observed: &'a Observed, operations: &[&'a Operation]) -> BTreeMap<&'a InterfaceName, Preshared> {
+    let before = observed.wireguard.iter();
+    let mut shared: BTreeMap<_, _> = before.map(|(name, device)| (name, preshared(device))).collect();
+    for operation in operations {
+        match operation {
+            Operation::CreateLink { name, .. } => drop(shared.insert(name, Preshared::default())),
+            Operation::ConfigureWireguard { name, change, .. } => {
+                let keys = shared.entry(name).or_default();
+                for peer in &change.peers {
+                    match &peer.preshared_key {
+                        Some(Some(key)) => drop(keys.insert(peer.public_key, key.clone())),
+                        Some(None) => drop(keys.remove(&peer.public_key)),
+                        None => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    shared
+}
+
 /// A peer: its key, what is sent to it, and where it is.
 type Peer = (PublicKey, BTreeSet<Prefix>, Option<IpAddr>);
 
@@ -289,10 +327,8 @@ fn loss(guarded: &Guarded, before: &Side, after: &Side) -> Option<String> {
     if let Some(reason) = new.iter().find_map(|hop| after.broken(hop, guarded.peer)) {
         return Some(format!("{now}; afterwards: {reason}"));
     }
-    if let Some(name) = new.iter().find_map(|hop| renewed(hop, before, after)) {
-        return Some(format!(
-            "{now}, and {name} gets another key, which its peers have to learn"
-        ));
+    if let Some(what) = new.iter().find_map(|hop| renewed(hop, guarded.peer, before, after)) {
+        return Some(format!("{now}, and {what}"));
     }
     (guarded.local.is_some())
         .then(|| moved(guarded, (&old, before), (&new, after)))
@@ -323,11 +359,18 @@ fn moved(guarded: &Guarded, (old, before): (&[NextHop], &Side), (new, after): (&
     (key(before, old) != key(after, new)).then(|| "it goes to another peer of the tunnel".to_owned())
 }
 
-/// A tunnel on both sides whose key changes.
-fn renewed<'a>(hop: &'a NextHop, before: &Side, after: &Side) -> Option<&'a InterfaceName> {
+/// What a tunnel on both sides, and its peer there, do not agree on any more.
+fn renewed(hop: &NextHop, to: IpAddr, before: &Side, after: &Side) -> Option<String> {
     let name = hop.device.as_ref()?;
-    let (old, new) = (before.tunnels.get(name)?.identity?, after.tunnels.get(name)?.identity?);
-    (old != new).then_some(name)
+    let (old, new) = (before.tunnels.get(name)?, after.tunnels.get(name)?);
+    if old.identity? != new.identity? {
+        return Some(format!("{name} gets another key, which its peers have to learn"));
+    }
+    let (key, ..) = after.peer(hop, to)?.2?;
+    let differs = old.preshared.get(key) != new.preshared.get(key);
+    let known = old.peers.iter().any(|(peer, ..)| peer == key);
+    (known && differs)
+        .then(|| format!("{name} has another preshared key for {key}, or none any more, which the peer has to learn"))
 }
 
 fn places(hops: &[NextHop]) -> BTreeSet<(Option<IpAddr>, &Option<InterfaceName>)> {

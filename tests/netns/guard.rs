@@ -146,6 +146,10 @@ fn an_operator_behind_a_tunnel_is_guarded_too() {
             document.replace("/run/wg0.key", "/run/other.key"),
             "wg0 gets another key",
         ),
+        (
+            document.replace("endpoint =", "preshared-key-file = \"/run/other.key\"\nendpoint ="),
+            "wg0 has another preshared key for",
+        ),
     ] {
         let said = failure(&left.try_tunneld_in(session, &["apply", "-"], &changed));
         assert!(said.contains(reason), "{reason}: {said}");

@@ -333,7 +333,6 @@ fn a_scrape_from_another_machine_is_evidence_and_one_from_here_is_not() {
         assert!(scrapes(&left));
         let trial = left.status()["trial"].clone();
         assert_eq!(trial["probes"][0]["reason"], "nobody has read /metrics yet", "{trial}");
-        thread::sleep(Duration::from_millis(200));
     }
     assert!(scrapes(&right));
     until_it_ends(&left);
