@@ -60,12 +60,22 @@ impl Links {
             .await
     }
 
-    /// Adds the link that one message of the list shows.
+    /// Adds the link that one message of the list shows. One that was renamed meanwhile may be shown twice; what was
+    /// shown last is so.
     pub(super) fn add(&mut self, body: &[u8]) {
         match parse(body) {
             Some((name, link)) => {
-                self.names.insert(link.index, name.clone());
-                self.by_name.insert(name, link);
+                if let Some(before) = self
+                    .names
+                    .insert(link.index, name.clone())
+                    .filter(|before| *before != name)
+                {
+                    self.by_name.remove(&before);
+                }
+                let index = link.index;
+                if let Some(before) = self.by_name.insert(name, link).filter(|before| before.index != index) {
+                    self.names.remove(&before.index);
+                }
             }
             None => tracing::debug!("a link has a name that is no interface name here"),
         }
