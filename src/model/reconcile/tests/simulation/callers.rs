@@ -7,7 +7,7 @@ use crate::model::{
     desired::Desired,
     guard::{Guarded, Who},
     reconcile::{Done, Event, Submission, Ticket},
-    service::{Failure, FailureKind},
+    service::{CUT_CONFIRM, Failure, FailureKind},
     status::Revision,
 };
 
@@ -69,6 +69,7 @@ impl Sim {
             confirms: None,
             fair: self.phase == Phase::Fair,
             guarded: operator.is_some() && !may_cut,
+            confirm,
         };
         self.witness.asked(ticket, asked);
         self.deliver(Event::Submitted(Box::new(Submission {
@@ -95,6 +96,7 @@ impl Sim {
             confirms: Some(live),
             fair: false,
             guarded: false,
+            confirm: None,
         };
         self.witness.asked(ticket, asked);
         self.deliver(Event::Confirm(ticket));
@@ -125,6 +127,8 @@ impl Sim {
                     assert!(self.disk.trial.is_some(), "who was cut off has no way back");
                     self.witness.count(|counts| &mut counts.cuts);
                 }
+                let cut = (!done.cut.is_empty()).then_some(Duration::from_secs(CUT_CONFIRM.into()));
+                self.proves_deadline(asked.confirm.or(cut));
                 self.proves_equal("it was applied");
             }
             Err(failure) if failure.kind == FailureKind::WouldCut => {

@@ -111,6 +111,28 @@ impl Sim {
         self.witness.count(|counts| &mut counts.whole);
     }
 
+    /// What was just acknowledged goes when it was asked to, by what the process and the disk remember.
+    pub(super) fn proves_deadline(&self, confirm: Option<Duration>) {
+        let Some(process) = &self.process else { return };
+        let remembered = process
+            .machine
+            .trial
+            .as_ref()
+            .map(|trial| process.born + trial.deadline);
+        let stored = self.disk.trial.as_ref().map(|trial| trial.deadline);
+        for deadline in [remembered, stored] {
+            assert_eq!(deadline.is_some(), confirm.is_some(), "whether it is on trial");
+            let (Some(deadline), Some(time)) = (deadline, confirm) else {
+                continue;
+            };
+            let due = self.time + time;
+            assert!(
+                deadline <= due + SEEN && due <= deadline + LATE,
+                "{deadline:?} for {due:?}"
+            );
+        }
+    }
+
     /// The world equals the document in force, if nothing changed since it was read.
     pub(super) fn proves_equal(&mut self, because: &str) {
         let Some(machine) = self

@@ -32,6 +32,8 @@ pub(super) struct Asked {
     pub(super) fair: bool,
     /// Of a submission: somebody is there who must not be cut off.
     pub(super) guarded: bool,
+    /// Of a submission: it goes unless it is confirmed within this time.
+    pub(super) confirm: Option<Duration>,
 }
 
 /// Everything that is not ours.
