@@ -43,6 +43,9 @@ pub(crate) async fn read(
     Ok(found)
 }
 
+/// The most gateways that are asked for in one reading: of those that no address explains there are few.
+const MOST_GATEWAYS: usize = 4_096;
+
 /// The links on which gateways are neighbours; one that no route reaches without another gateway has no entry.
 pub(crate) async fn neighbours(
     socket: &mut Socket,
@@ -50,7 +53,7 @@ pub(crate) async fn neighbours(
     gateways: impl Iterator<Item = &Gateway>,
 ) -> Result<BTreeMap<Gateway, InterfaceName>, NetlinkError> {
     let mut found = BTreeMap::new();
-    for (device, gateway) in gateways {
+    for (device, gateway) in gateways.take(MOST_GATEWAYS) {
         let mut request = request(*gateway);
         // The route itself: asked for a way over a link, the kernel invents one where there is none.
         request.header.flags = RouteFlags::FibMatch;
