@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{Engines, READING, RUN};
 use crate::model::{
     observed::{Observed, Scope},
-    ports::{Applied, ErrorClass, ObserveError, Operation, OperationError, Port},
+    ports::{Applied, ErrorClass, ObserveError, Operation, OperationError, Port, Progress},
     types::InterfaceName,
 };
 
@@ -19,16 +19,25 @@ pub struct World {
     kernel: Box<dyn Port>,
     engines: Box<dyn Engines>,
     patience: (Duration, Duration),
+    progress: Progress,
 }
 
 impl World {
     /// A world of these ports.
-    pub fn new(kernel: Box<dyn Port>, engines: Box<dyn Engines>) -> Self {
+    pub fn new(mut kernel: Box<dyn Port>, engines: Box<dyn Engines>) -> Self {
+        let progress = Progress::default();
+        kernel.count_in(progress.clone());
         Self {
             kernel,
             engines,
             patience: (READING, RUN),
+            progress,
         }
+    }
+
+    /// How far the operations under way have come.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Reads everything that `scope` names. The engines come after the kernel, whose links they need.
@@ -53,6 +62,13 @@ impl World {
 
     /// Carries out operations in order and stops at the first failure.
     pub async fn apply(&mut self, operations: &[Operation]) -> Applied {
+        self.progress.begin(operations.len());
+        let applied = self.carry_out(operations).await;
+        self.progress.begin(0);
+        applied
+    }
+
+    async fn carry_out(&mut self, operations: &[Operation]) -> Applied {
         let mut done = 0;
         while let Some(rest) = operations.get(done..).filter(|rest| !rest.is_empty()) {
             let (run, applying) = match self.owner(rest) {
@@ -69,6 +85,7 @@ impl World {
                 return Applied { done, failure };
             };
             done += applied.done;
+            self.progress.reach(done);
             if applied.failure.is_some() || applied.done < run.len() {
                 let failure = applied.failure;
                 return Applied { done, failure };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Daemon, check, print, print_json, session, style::Style, text};
+use super::{Daemon, check, print, print_json, progress, session, style::Style, text};
 use crate::model::{
     probe::Probe,
     service::{CONFIRM, Failure, Submission},
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         brief: !arguments.json,
     };
     let report = daemon
-        .ask(async |client| client.apply(&submission).await)
+        .ask(async |client| progress::watched(client, arguments.json, client.apply(&submission)).await)
         .map_err(|failure| check::located(failure, &arguments.file))?;
     show(&report, arguments.json)?;
     let dropped = !arguments.comment.is_empty() && report.revision.comment != arguments.comment;

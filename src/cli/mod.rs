@@ -15,6 +15,7 @@ mod doctor;
 mod engine;
 mod history;
 mod plan;
+mod progress;
 mod rollback;
 mod run;
 mod schema;

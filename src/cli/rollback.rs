@@ -2,10 +2,13 @@
 
 use clap::Args;
 
-use super::{Daemon, apply, session};
-use crate::model::{
-    probe::Probe,
-    service::{Failure, Rollback},
+use super::{Daemon, apply, progress, session};
+use crate::{
+    control::client::Client,
+    model::{
+        probe::Probe,
+        service::{Failure, Rollback},
+    },
 };
 
 /// Apply the document of a kept revision, as a new one
@@ -44,6 +47,7 @@ pub(super) fn run(arguments: &Arguments, daemon: &Daemon) -> Result<(), Failure>
         may_cut: arguments.may_cut,
         brief: !arguments.json,
     };
-    let report = daemon.ask(async |client| client.rollback(&rollback).await)?;
+    let rolling = async |client: &Client| progress::watched(client, arguments.json, client.rollback(&rollback)).await;
+    let report = daemon.ask(rolling)?;
     apply::show(&report, arguments.json)
 }

@@ -37,11 +37,11 @@ use crate::{
     model::{
         document::MetricsAddress,
         observed::Observed,
-        ports::ObserveError,
+        ports::{ObserveError, Progress},
         reconcile::{self, Effect, Event, Machine, Now},
         report::{self, Facts, seconds},
         service::Failure,
-        status::{HistoryEntry, State, Status, StoreStatus},
+        status::{HistoryEntry, ProgressStatus, State, Status, StoreStatus},
         types::{HostName, InterfaceName},
     },
     store::Store,
@@ -80,6 +80,7 @@ pub(super) struct Around {
     pub(super) instruments: Instruments,
     pub(super) target: watch::Sender<Target>,
     pub(super) metrics: Option<MetricsAddress>,
+    pub(super) progress: Progress,
 }
 
 /// The task.
@@ -294,8 +295,11 @@ impl MainLoop {
             .into(),
         };
         let status = report::status(&self.machine, facts, self.now());
+        let (done, total) = self.around.progress.now();
+        let applies = self.machine.busy().is_some() && total > 0;
         Status {
             trial: self.trial(),
+            progress: applies.then_some(ProgressStatus { done, total }),
             ..status
         }
     }

@@ -129,6 +129,7 @@ impl Daemon {
             parts.credentials.clone(),
         ));
         let in_force = InForce::read(&parts.store, &parts.starts);
+        let progress = parts.world.progress();
         tokio::spawn(world_task::run(parts.world, commanded, messages.clone()));
         let kept = Arc::clone(&parts.store);
         let (store, patience) = store_task::spawn(kept, jobs_received, messages.clone(), parts.store_patience);
@@ -147,6 +148,7 @@ impl Daemon {
             instruments,
             target,
             metrics: parts.metrics,
+            progress,
         };
         let main = MainLoop::new(around, parts.manager, parts.starts);
         let announcements = parts.announcements;

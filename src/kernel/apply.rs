@@ -142,6 +142,7 @@ impl Kernel {
                 },
             };
             sent.done += batch.done;
+            self.progress.advance(batch.done);
             sent.failure = batch.failure;
             if sent.failure.is_some() {
                 break;

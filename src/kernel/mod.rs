@@ -42,7 +42,7 @@ use crate::model::{
     desired::{Route, RouteKey},
     in_order::InOrder,
     observed::{LinkKind, Observed, Owned, Owner, Scope},
-    ports::{Applied, Backend, ObserveError, Operation, Port},
+    ports::{Applied, Backend, ObserveError, Operation, Port, Progress},
 };
 
 /// The kernel of the network namespace in which it was opened.
@@ -53,6 +53,8 @@ pub struct Kernel {
     wireguard: Option<Wireguard>,
     /// What was read last of what operations could damage.
     guard: Guard,
+    /// Where parts of long batches are counted.
+    progress: Progress,
 }
 
 impl Kernel {
@@ -69,6 +71,7 @@ impl Kernel {
             probe: Probe::default(),
             wireguard: None,
             guard: Guard::default(),
+            progress: Progress::default(),
         })
     }
 
@@ -190,5 +193,9 @@ impl Port for Kernel {
 
     async fn apply(&mut self, operations: &[Operation]) -> Applied {
         self.carry_out(operations).await
+    }
+
+    fn count_in(&mut self, progress: Progress) {
+        self.progress = progress;
     }
 }

@@ -1,7 +1,13 @@
 //! What the loop asks of the world: observe it, and carry out operations. The kernel and the engine
 //! implement [`Port`] now, charon and FRR later; a fake implements it for tests.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -130,6 +136,40 @@ pub trait Port: Send {
     /// Carries out operations in order and stops at the first failure. The result says how many were
     /// carried out, and the failure; the caller observes again after either.
     async fn apply(&mut self, operations: &[Operation]) -> Applied;
+
+    /// Where to count what is carried out in long runs; a port whose runs are short need not.
+    fn count_in(&mut self, _progress: Progress) {}
+}
+
+/// How far the operations under way have come: counted by the ports, read by whoever waits.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<[AtomicUsize; 2]>);
+
+impl Progress {
+    /// So many operations begin.
+    pub fn begin(&self, total: usize) {
+        let [done, all] = &*self.0;
+        done.store(0, Ordering::Relaxed);
+        all.store(total, Ordering::Relaxed);
+    }
+
+    /// So many more are carried out.
+    pub fn advance(&self, by: usize) {
+        let [done, _] = &*self.0;
+        done.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// So many are carried out in all.
+    pub fn reach(&self, done: usize) {
+        let [reached, _] = &*self.0;
+        reached.store(done, Ordering::Relaxed);
+    }
+
+    /// How many are carried out, and of how many.
+    pub fn now(&self) -> (usize, usize) {
+        let [done, all] = &*self.0;
+        (done.load(Ordering::Relaxed), all.load(Ordering::Relaxed))
+    }
 }
 
 /// What became of a run of operations.

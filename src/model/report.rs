@@ -73,6 +73,7 @@ pub fn status(machine: &Machine, facts: Facts, now: Now) -> Status {
         revision: live.and_then(|live| live.revision.clone()),
         trial: trial(machine, now.monotonic),
         state: machine.state(),
+        progress: None,
         failed_starts: facts.failed_starts,
         tunnels: tunnels.unwrap_or_default(),
         waiting: waiting(plan),

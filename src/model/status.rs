@@ -31,6 +31,9 @@ pub struct Status {
     pub trial: Option<TrialStatus>,
     /// How the kernel compares with it.
     pub state: State,
+    /// How far an apply has come that changes something now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
     /// How often in a row the daemon had ended soon after its start before it started this time.
     #[serde(default)]
     pub failed_starts: u32,
@@ -53,6 +56,16 @@ pub struct Status {
     pub observed: Option<u64>,
     /// What the kernel can do (see `tunneld doctor`).
     pub capabilities: BTreeMap<String, bool>,
+}
+
+/// Operations of an apply, those of one plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProgressStatus {
+    /// Carried out, about.
+    pub done: usize,
+    /// In all.
+    pub total: usize,
 }
 
 /// The revision in force goes unless it is confirmed.

@@ -16,7 +16,7 @@ use crate::harness::{
     stream::{self, Stream},
 };
 
-const SOCKET: &str = "/run/tunneld/control.sock";
+pub(crate) const SOCKET: &str = "/run/tunneld/control.sock";
 const NOTIFY: &str = "/run/notify";
 
 /// A namespace with a daemon, its state in the namespace's own `/run`.

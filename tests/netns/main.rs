@@ -47,6 +47,8 @@ mod secrets;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod terminal;
+#[cfg(test)]
 mod tracer;
 #[cfg(test)]
 mod trial;
