@@ -26,7 +26,7 @@ use crate::{
         status::{ApplyReport, Author, Finding, HistoryEntry, PlanReport, Revision, Status, StoreStatus},
         types::InterfaceName,
     },
-    store::{RevisionStatus, Store, StoreError, StoreErrorClass},
+    store::{Store, StoreError, StoreErrorClass},
 };
 
 /// Room for requests to the main loop.
@@ -295,8 +295,8 @@ fn probes_fit(submission: &Submission) -> Result<(), Failure> {
 /// The document of an appliance that has none.
 const EMPTY: &str = "version = 1\n";
 
-/// What to go back to: the revision named, the fallback of the one on trial, or the one applied before; `None`
-/// is the state before the first.
+/// What to go back to: the revision named, the fallback of the one on trial, or the last one that was in force for good
+/// before; `None` is the state before the first.
 fn target(store: &Store, wanted: Option<u64>) -> Result<Option<StoredDocument>, Failure> {
     if let Some(number) = wanted {
         return store.revision(number).map(Some).map_err(|error| failure(&error));
@@ -304,23 +304,15 @@ fn target(store: &Store, wanted: Option<u64>) -> Result<Option<StoredDocument>, 
     if store.trial().is_some() {
         return Ok(store.fallback());
     }
-    let Some(live) = store.live() else {
+    if store.live().is_none() {
         let message = "no document was ever applied, so there is nothing to go back to";
         return Err(Failure::new(FailureKind::NotFound, message));
-    };
-    let kept = store.revisions().map_err(|error| failure(&error))?;
-    let before = kept
-        .iter()
-        .rev()
-        .find(|kept| kept.revision.number < live.revision.number && kept.status == RevisionStatus::Applied);
-    let Some(before) = before else {
-        let message = "no revision is kept that was in force before; 'tunneld history' shows what was";
-        return Err(Failure::new(FailureKind::NotFound, message));
-    };
-    store
-        .revision(before.revision.number)
-        .map(Some)
-        .map_err(|error| failure(&error))
+    }
+    let before = store.confirmed_before().map_err(|error| failure(&error))?;
+    before.map(Some).ok_or_else(|| {
+        let message = "no revision is kept that was in force for good before; 'tunneld history' shows what was";
+        Failure::new(FailureKind::NotFound, message)
+    })
 }
 
 async fn validate(submission: Submission) -> Result<(Submission, Arc<Desired>, Vec<Finding>), Failure> {

@@ -134,6 +134,9 @@ pub(crate) fn suffer(directory: &Path) {
     std::mem::forget(store);
 }
 
+/// The writes of [`suffer`] that it goes on after: a key, four applies and a trial with their beginnings, and a revert.
+const ACKNOWLEDGED: usize = 1 + 2 * 5 + 1;
+
 /// What a run has to be judged by.
 struct Run {
     said: String,
@@ -354,4 +357,13 @@ fn what_is_written_is_synced() {
     for path in written.iter().chain(&directories) {
         assert!(synced.contains(path), "{path} in {synced:?}");
     }
+    let database = directory.join("database/db").display().to_string();
+    let syncs = |line: &&str| ["fsync(", "fdatasync("].iter().any(|call| line.contains(call));
+    let of_database = run.said.lines().filter(syncs).filter_map(path);
+    let count = of_database.filter(|path| *path == database).count();
+    println!("{count} syncs");
+    assert!(
+        count >= ACKNOWLEDGED,
+        "{count} syncs for {ACKNOWLEDGED} acknowledged writes"
+    );
 }

@@ -119,6 +119,18 @@ fn a_rollback_during_a_trial_ends_it_at_once() {
 }
 
 #[test]
+fn a_rollback_goes_past_what_was_only_tried() {
+    let (left, _right) = cabled();
+    left.apply(GOOD);
+    for network in ["30.0.1", "30.0.2"] {
+        try_out(&left, &GOOD.replace("30.0.0", network), "1h");
+    }
+    left.tunneld(&["confirm"], "");
+    left.tunneld(&["rollback"], "");
+    assert_eq!(left.tunneld(&["show"], ""), GOOD);
+}
+
+#[test]
 fn a_daemon_that_is_killed_keeps_the_deadline() {
     let (left, _right) = cabled();
     left.apply(GOOD);
