@@ -1,6 +1,8 @@
 //! A clock that is set under a running daemon. The machine's own stays as it is: what a process of the test reads
 //! comes from libfaketime, and the daemon may not set the clock. `tests/vm/clock.rs` sets a real one.
 
+use std::time::Duration;
+
 use crate::{
     appliance::{Appliance, Side, cable, cabled, keys},
     daemon::name_server,
@@ -69,6 +71,32 @@ fn a_clock_that_is_set_moves_neither_tunnels_nor_deadlines() {
     }
     left.tunneld(&["confirm"], "");
     assert!(last_entry(&left) < before - 29 * 86_400, "the daemon reads that clock");
+}
+
+#[test]
+fn a_clock_that_is_set_between_two_lives_moves_no_deadline() {
+    let left = Appliance::idle();
+    set_clock(&left, "+0");
+    start(&left);
+    left.apply("version = 1\n");
+    let trial = "version = 1\nappliance.name = \"trial\"\n";
+    let seconds = || left.status()["trial"]["seconds"].as_f64();
+    left.tunneld(&["apply", "--confirm", "1h", "-"], trial);
+    for offset in ["+30d", "-30d"] {
+        left.end("-9");
+        set_clock(&left, offset);
+        start(&left);
+        let left_over = seconds().unwrap();
+        assert!((3_000.0..=3_600.0).contains(&left_over), "{offset}: {left_over}");
+    }
+    // It ends in time, too.
+    left.tunneld(&["apply", "--confirm", "5s", "-"], trial);
+    left.end("-9");
+    set_clock(&left, "-60d");
+    start(&left);
+    left.namespace
+        .until_for(Duration::from_secs(20), "the trial ends", || seconds().is_none());
+    assert_eq!(left.tunneld(&["show"], ""), "version = 1\n");
 }
 
 #[test]
