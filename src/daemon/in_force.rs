@@ -72,10 +72,17 @@ impl InForce {
             let live = understand(&stored)?;
             Some((live, stored.document))
         });
-        let trial = document.is_some().then(|| store.trial()).flatten();
+        let trial = store.trial();
+        let probes = trial.as_ref().map(|trial| trial.probes.clone());
+        let trial = trial.and_then(|trial| remaining(store, &trial));
+        // What is on trial and means nothing to this version is confirmed by nobody.
+        let (trial, probes) = match &document {
+            Some(_) => (trial, probes),
+            None => (trial.map(given_up), None),
+        };
         Self {
-            probes: trial.as_ref().map(|trial| trial.probes.clone()).unwrap_or_default(),
-            trial: trial.and_then(|trial| remaining(store, &trial)),
+            probes: probes.unwrap_or_default(),
+            trial,
             document,
             safe: None,
         }
@@ -110,6 +117,14 @@ fn remaining(store: &Store, trial: &store::Trial) -> Option<Trial> {
         deadline,
         because: because.to_owned(),
     })
+}
+
+fn given_up(trial: Trial) -> Trial {
+    Trial {
+        deadline: Duration::ZERO,
+        because: "this version does not take the document on trial".to_owned(),
+        ..trial
+    }
 }
 
 fn understand(stored: &StoredDocument) -> Option<Live> {

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use crate::{
     daemon::starts::{GO_BACK, LASTS},
+    health::clock,
     model::service::Rollback,
 };
 
@@ -124,6 +125,32 @@ async fn the_third_failure_brings_the_last_confirmed_revision_back_and_the_next_
     bench.daemon.stop().await;
     let counted = async { while Starts::begin(place.runtime.path()).failures() > 2 {} };
     timeout(PATIENCE, counted).await.expect("it counts from the apply on");
+}
+
+#[tokio::test]
+async fn a_document_on_trial_that_this_version_does_not_take_goes_at_once() {
+    let place = Place::new();
+    place.apply(&["10.0.0.1"]).await;
+    let (store, _) = Store::open(place.state.path(), None).unwrap();
+    let future = Submission {
+        document: "version = 1\nof-the-future = true\n".to_owned(),
+        ..submission("10.0.0.5")
+    };
+    let revision = store.begin(&future, &author(), 1, &store.ledger()).unwrap();
+    let deadline = clock::moment().after(Duration::from_secs(3600));
+    store
+        .commit(revision.number, 1, &store.ledger(), Some(deadline))
+        .unwrap();
+    drop(store);
+    let bench = place.start();
+    let status = bench.until(|status| status.state == State::InSync).await;
+    assert_eq!(
+        (address(&status), status.trial.as_ref()),
+        (&["10.0.0.1/30".to_owned()][..], None)
+    );
+    assert_eq!(status.revision.unwrap().number, 1);
+    let told = async { while bench.service().history(1).await.unwrap()[0].event != "reverted" {} };
+    timeout(PATIENCE, told).await.unwrap();
 }
 
 #[tokio::test]
