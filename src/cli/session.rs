@@ -1,6 +1,12 @@
 //! The session in which a command was typed, so that an apply does not cut it off.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::{SocketAddr, SocketAddrV6},
+    path::Path,
+};
+
+use nix::net::if_::if_nametoindex;
 
 use crate::model::guard::Session;
 
@@ -50,16 +56,21 @@ fn parent(stat: &str) -> Option<u32> {
 
 fn parse(value: &str) -> Option<Session> {
     let mut words = value.split_whitespace();
-    let mut end = || {
-        Some(SocketAddr::new(
-            words.next()?.parse().ok()?,
-            words.next()?.parse().ok()?,
-        ))
-    };
+    let mut end = || end(words.next()?, words.next()?);
     Some(Session {
         peer: end()?,
         local: end()?,
     })
+}
+
+/// One end. An address of a link has that link's name behind it, or its index (`getnameinfo(3)`).
+fn end(address: &str, port: &str) -> Option<SocketAddr> {
+    let port = port.parse().ok()?;
+    let Some((address, link)) = address.split_once('%') else {
+        return Some(SocketAddr::new(address.parse().ok()?, port));
+    };
+    let index = if_nametoindex(link).ok().or_else(|| link.parse().ok())?;
+    Some(SocketAddrV6::new(address.parse().ok()?, port, 0, index).into())
 }
 
 #[cfg(test)]
@@ -80,10 +91,15 @@ mod tests {
             "198.51.100.7 50022 192.0.2.1",
             "a b c d",
             "UNKNOWN 65535 UNKNOWN 65535",
+            "fe80::7%no-such-link 50022 fe80::1%lo 22",
+            "192.0.2.7%lo 50022 192.0.2.1 22",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert!(parse("2001:db8::7 50022 2001:db8::1 22").is_some());
+        let of_a_link = parse("fe80::7%lo 50022 fe80::1%1 22").unwrap();
+        assert_eq!(of_a_link.peer, "[fe80::7%1]:50022".parse().unwrap());
+        assert_eq!(of_a_link.local, "[fe80::1%1]:22".parse().unwrap());
         assert_eq!(
             from_environment(b"OTHER_SSH_CONNECTION=198.51.100.7 1 192.0.2.1 22\0"),
             None

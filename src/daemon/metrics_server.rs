@@ -173,7 +173,8 @@ async fn is_heard_out(session: Session) -> bool {
     loop {
         match tcp::look(session).await {
             Ok(Some(connection)) if !connection.is_heard_out() => sleep(ACKNOWLEDGED).await,
-            Ok(_) => return true,
+            // Of one that is gone nobody knows whether the other end had heard, or had enough.
+            Ok(connection) => return connection.is_some(),
             Err(reason) => {
                 tracing::debug!(reason, "whether a scrape arrived is not known");
                 return false;

@@ -1,6 +1,6 @@
 //! A TCP connection of this host, as `ss -ti` shows it (`sock_diag(7)`, `include/uapi/linux/inet_diag.h`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator};
 use nix::errno::Errno;
@@ -25,6 +25,8 @@ const BYTES_RETRANS: usize = 208;
 /// `TCP_TIME_WAIT`, `TCP_CLOSE` (`include/net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
 const HEARD_OUT: [u8; 3] = [5, 6, 7];
+/// `TCP_LISTEN`: where there is no such connection, the kernel answers with who listens for one.
+const LISTEN: u8 = 10;
 
 /// A connection at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,7 +61,10 @@ pub async fn look(session: Session) -> Result<Option<Connection>, String> {
     let failed = |error: NetlinkError| format!("look the session up: {error}");
     let mut socket = Socket::connect(netlink_sys::protocols::NETLINK_SOCK_DIAG).map_err(failed)?;
     match socket.request::<_, Found>(Question(session), 0).await {
-        Ok(found) => Ok(found.into_iter().next().map(|Found(connection)| connection)),
+        Ok(found) => {
+            let mut connections = found.into_iter().map(|Found(connection)| connection);
+            Ok(connections.find(|connection| connection.state != LISTEN))
+        }
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
         Err(error) => Err(failed(error)),
     }
@@ -81,12 +86,24 @@ impl Question {
         let mut parts = header.iter().copied().chain(u32::MAX.to_ne_bytes());
         let mut ports = local.port().to_be_bytes().into_iter().chain(peer.port().to_be_bytes());
         let mut addresses = sixteen(local_ip).into_iter().chain(sixteen(peer_ip));
-        // Any interface, and no cookie (INET_DIAG_NOCOOKIE).
-        let mut rest = [0; 4].into_iter().chain([u8::MAX; 8]);
+        // And no cookie (INET_DIAG_NOCOOKIE).
+        let mut rest = link(local)
+            .max(link(peer))
+            .to_ne_bytes()
+            .into_iter()
+            .chain([u8::MAX; 8]);
         std::array::from_fn(|_| {
             let next = parts.next().or_else(|| ports.next()).or_else(|| addresses.next());
             next.or_else(|| rest.next()).unwrap_or_default()
         })
+    }
+}
+
+/// The index of the link that an address is one of: the kernel keeps such connections to it. 0 is any.
+fn link(end: SocketAddr) -> u32 {
+    match end {
+        SocketAddr::V6(end) => end.scope_id(),
+        SocketAddr::V4(_) => 0,
     }
 }
 
@@ -156,6 +173,11 @@ mod tests {
         assert_eq!(bytes[12..16], [192, 0, 2, 1]);
         assert_eq!(bytes[28..32], [198, 51, 100, 7]);
         assert_eq!(bytes[44..], [0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+        let question = Question(Session {
+            peer: "[fe80::7%5]:50022".parse().unwrap(),
+            local: "[fe80::1]:22".parse().unwrap(),
+        });
+        assert_eq!(question.bytes()[44..48], 5_u32.to_ne_bytes());
     }
 
     #[tokio::test]
@@ -191,5 +213,10 @@ mod tests {
             local: "127.0.0.1:1".parse().unwrap(),
         };
         assert_eq!(super::look(nobody).await.unwrap(), None);
+        let nobody_yet = Session {
+            peer: nobody.local,
+            local,
+        };
+        assert_eq!(super::look(nobody_yet).await.unwrap(), None, "somebody listens there");
     }
 }

@@ -166,6 +166,10 @@ mod tests {
                 "session:[2001:db8::7]:1-[2001:db8::1]:22",
                 "session:[2001:db8::7]:1-[2001:db8::1]:22",
             ),
+            (
+                "session:[fe80::7%2]:1-[fe80::1%2]:22",
+                "session:[fe80::7%2]:1-[fe80::1%2]:22",
+            ),
         ] {
             let probe: Probe = text.parse().unwrap();
             assert_eq!(probe.to_string(), written);

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream},
     process::Output,
 };
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     appliance::{Appliance, Side, cabled, keys},
-    trial::scrapes,
+    trial::{scrapes, with_link_local},
 };
 
 const GOOD: &str = "version = 1\nappliance.reconcile-interval = 0\nappliance.metrics = \"192.0.2.1:9586\"\n\
@@ -184,17 +184,34 @@ fn who_reads_the_metrics_and_management_networks_are_guarded() {
     assert!(said.contains("192.0.2.64 in management network 192.0.2.0/24"), "{said}");
 }
 
+const BY_SESSION: [&str; 7] = ["apply", "--json", "--confirm", "20s", "--probe", "session", "-"];
+
 #[test]
 fn a_session_that_acknowledges_is_evidence() {
     let (left, right) = cabled();
     left.apply(GOOD);
-    let listener = left.namespace.enter(|| TcpListener::bind("192.0.2.1:2222").unwrap());
-    let mut there = right.namespace.enter(|| TcpStream::connect("192.0.2.1:2222").unwrap());
-    let (mut here, peer) = listener.accept().unwrap();
-    let session = format!("{} {} 192.0.2.1 2222", peer.ip(), peer.port());
+    let refused = left.try_tunneld(&BY_SESSION, GOOD);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("no SSH session"),
+        "{refused:?}"
+    );
+    let of_link = SocketAddrV6::new("fe80::1".parse().unwrap(), 2222, 0, with_link_local(&left, &right));
+    let listener = left.namespace.enter(|| TcpListener::bind("[::]:2222").unwrap());
+    for (at, session) in [
+        ("192.0.2.1:2222".parse().unwrap(), "192.0.2.2 PORT 192.0.2.1 2222"),
+        (of_link.into(), "fe80::2%eth0 PORT fe80::1%eth0 2222"),
+    ] {
+        let there = right.namespace.enter(|| TcpStream::connect::<SocketAddr>(at).unwrap());
+        let (here, peer) = listener.accept().unwrap();
+        confirm_by(&left, &session.replace("PORT", &peer.port().to_string()), here, there);
+    }
+}
+
+/// Has something confirmed by what is sent in this session.
+fn confirm_by(left: &Appliance, session: &str, mut here: TcpStream, mut there: TcpStream) {
     let document = GOOD.replace("30.0.0", "30.0.1");
-    let words = ["apply", "--json", "--confirm", "20s", "--probe", "session", "-"];
-    report(&left.try_tunneld_in(&session, &words, &document));
+    report(&left.try_tunneld_in(session, &BY_SESSION, &document));
     left.namespace.until("the session was looked at", || {
         left.status()["trial"]["probes"][0]["reason"] == "nothing was acknowledged yet"
     });
@@ -205,12 +222,5 @@ fn a_session_that_acknowledges_is_evidence() {
         .until("it is confirmed", || left.status().get("trial").is_none());
     assert_eq!(left.tunneld(&["show"], ""), document, "{}", left.log());
     let told = left.tunneld(&["history"], "");
-    assert!(told.contains("answered: session:192.0.2.2:"), "{told}");
-
-    let refused = left.try_tunneld(&words, GOOD);
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("no SSH session"),
-        "{refused:?}"
-    );
+    assert!(told.contains("answered: session:"), "{told}");
 }

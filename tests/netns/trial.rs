@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -317,6 +317,55 @@ fn what_was_under_way_when_the_way_was_cut_is_no_evidence() {
     cut_in_vain(&left, "scraped", || {
         reader.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     });
+}
+
+/// Gives both ends of the cable addresses of the link, `fe80::1` and `fe80::2`; the index of the right one.
+pub(crate) fn with_link_local(left: &Appliance, right: &Appliance) -> u32 {
+    for (side, last) in [(left, 1), (right, 2)] {
+        side.namespace.ip(&format!("addr add fe80::{last}/64 dev eth0 nodad"));
+    }
+    let index = right.namespace.ip_json("link show eth0")[0]["ifindex"].as_u64();
+    index.unwrap().try_into().unwrap()
+}
+
+/// Asks for the metrics from `right`, and leaves the answer to whoever wants it.
+fn ask_for_metrics(right: &Appliance, at: SocketAddr) -> TcpStream {
+    let mut reader = right.namespace.enter(|| TcpStream::connect(at).unwrap());
+    reader.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    reader
+}
+
+#[test]
+fn an_answer_that_does_not_arrive_is_no_evidence() {
+    let (left, right) = cabled();
+    left.apply(&GOOD.replace("version = 1\n", "version = 1\nappliance.metrics = \"[::]:9586\"\n"));
+    left.namespace.until("the server listens", || scrapes(&right));
+    let answers = "add table inet held; add chain inet held in { type filter hook input priority 0; }; \
+                   add rule inet held in tcp sport 9586 meta length > 300 drop";
+    right.namespace.run(["nft", answers]);
+    let here = SocketAddrV6::new("fe80::1".parse().unwrap(), 9586, 0, with_link_local(&left, &right));
+    for at in ["192.0.2.1:9586".parse().unwrap(), here.into()] {
+        try_with_probes(&left, &left.tunneld(&["show"], ""), &["scraped"]);
+        // One waits for the rest, one has had enough once it was sent.
+        let _waits = ask_for_metrics(&right, at);
+        let resets = ask_for_metrics(&right, at);
+        left.namespace.until("both answers are sent", || {
+            let sent = ["ss", "-Htn", "state", "fin-wait-1", "sport", "9586"];
+            left.namespace.run(sent).lines().count() == 2
+        });
+        rustix::net::sockopt::set_socket_linger(&resets, Some(Duration::ZERO)).unwrap();
+        drop(resets);
+        until_it_ends(&left);
+        assert_eq!(events(&left)[0], "reverted", "{at}: {}", left.log());
+    }
+    right.namespace.run(["nft", "delete table inet held"]);
+    try_with_probes(&left, &left.tunneld(&["show"], ""), &["scraped"]);
+    let mut answer = String::new();
+    ask_for_metrics(&right, here.into())
+        .read_to_string(&mut answer)
+        .unwrap();
+    until_it_ends(&left);
+    assert_eq!(events(&left)[0], "confirmed", "{}", left.log());
 }
 
 #[test]
