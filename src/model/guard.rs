@@ -19,8 +19,8 @@ use super::{
     observed::Observed,
     ports::Operation,
     status::Finding,
-    types::{Fwmark, InterfaceName, Prefix, PresharedKey, PublicKey},
-    wireguard::Device,
+    types::{Fwmark, InterfaceName, Prefix, PresharedKey, PrivateKey, PublicKey},
+    wireguard::{Device, DeviceChange},
 };
 
 /// The most places that are looked at in a management network beside its first address: one for each network of
@@ -162,27 +162,73 @@ struct Side {
 
 /// A WireGuard device, as far as it decides about a way.
 struct Tunnel {
-    identity: Option<PublicKey>,
     mark: Fwmark,
     peers: Vec<Peer>,
-    /// The keys it shares with peers.
-    preshared: Preshared,
+    known: Known,
 }
 
-type Preshared = BTreeMap<PublicKey, PresharedKey>;
+/// What the peers of a device know of it, and have to learn when it changes.
+#[derive(Default)]
+struct Known {
+    identity: Option<PublicKey>,
+    port: u16,
+    /// The keys that it shares with them.
+    preshared: BTreeMap<PublicKey, PresharedKey>,
+}
+
+impl Known {
+    fn of(device: &Device) -> Self {
+        let peers = device.peers.iter();
+        Self {
+            identity: device.public_key,
+            port: device.listen_port,
+            preshared: peers
+                .filter_map(|(key, peer)| Some((*key, peer.preshared_key.clone()?)))
+                .collect(),
+        }
+    }
+
+    fn change(&mut self, change: &DeviceChange) {
+        self.identity = change
+            .private_key
+            .as_ref()
+            .map(PrivateKey::public_key)
+            .or(self.identity);
+        self.port = change.listen_port.unwrap_or(self.port);
+        for peer in &change.peers {
+            match &peer.preshared_key {
+                Some(Some(key)) => drop(self.preshared.insert(peer.public_key, key.clone())),
+                Some(None) => drop(self.preshared.remove(&peer.public_key)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// A peer of a device.
+struct Peer {
+    key: PublicKey,
+    /// What is sent to it.
+    allowed_ips: BTreeSet<Prefix>,
+    /// Where it is.
+    endpoint: Option<IpAddr>,
+    /// Seconds; 0 is off.
+    keepalive: u16,
+}
 
 impl Side {
     fn now(observed: &Observed) -> Self {
         let tunnels = observed.wireguard.iter().map(|(name, device)| {
-            let peers = device.peers.iter().map(|(key, peer)| {
-                let endpoint = peer.endpoint.map(|endpoint| endpoint.ip());
-                (*key, peer.allowed_ips.clone(), endpoint)
+            let peers = device.peers.iter().map(|(key, peer)| Peer {
+                key: *key,
+                allowed_ips: peer.allowed_ips.clone(),
+                endpoint: peer.endpoint.map(|endpoint| endpoint.ip()),
+                keepalive: peer.keepalive,
             });
             let tunnel = Tunnel {
-                identity: device.public_key,
                 mark: device.fwmark,
                 peers: peers.collect(),
-                preshared: preshared(device),
+                known: Known::of(device),
             };
             (name.clone(), tunnel)
         });
@@ -200,17 +246,7 @@ impl Side {
     ) -> Self {
         let mut fib = observed.fib.clone();
         operations.iter().for_each(|operation| fib.carry_out(operation));
-        let mut identities: BTreeMap<_, _> = observed
-            .wireguard
-            .iter()
-            .filter_map(|(name, device)| Some((name, device.public_key?)))
-            .collect();
-        for operation in operations {
-            if let Operation::ConfigureWireguard { name, change, .. } = operation {
-                identities.extend(change.private_key.as_ref().map(|key| (name, key.public_key())));
-            }
-        }
-        let mut shared = shared(observed, operations);
+        let mut known = known(observed, operations);
         let tunnels = desired.wireguard.iter().map(|(name, tunnel)| {
             let peers = tunnel.peers.iter().map(|(key, peer)| {
                 // A peer without an endpoint keeps the one that it last sent from.
@@ -220,13 +256,17 @@ impl Side {
                     .and_then(|device| device.peers.get(key)?.endpoint);
                 let endpoint = endpoints.get(&(name.clone(), *key)).copied();
                 let endpoint = endpoint.or(roamed.map(|endpoint| endpoint.ip()));
-                (*key, peer.allowed_ips.clone(), endpoint)
+                Peer {
+                    key: *key,
+                    allowed_ips: peer.allowed_ips.clone(),
+                    endpoint,
+                    keepalive: peer.keepalive,
+                }
             });
             let tunnel = Tunnel {
-                identity: identities.get(name).copied(),
                 mark: tunnel.fwmark,
                 peers: peers.collect(),
-                preshared: shared.remove(name).unwrap_or_default(),
+                known: known.remove(name).unwrap_or_default(),
             };
             (name.clone(), tunnel)
         });
@@ -247,8 +287,8 @@ impl Side {
     /// The tunnel of ours behind a next hop, and the peer of it that `to` is sent to.
     fn peer(&self, hop: &NextHop, to: IpAddr) -> Option<(&InterfaceName, &Tunnel, Option<&Peer>)> {
         let (name, tunnel) = self.tunnels.get_key_value(hop.device.as_ref()?)?;
-        let longest = |(_, allowed, _): &&Peer| {
-            let around = allowed.iter().filter(|prefix| prefix.contains(to));
+        let longest = |peer: &&Peer| {
+            let around = peer.allowed_ips.iter().filter(|prefix| prefix.contains(to));
             around.map(|prefix| i16::from(prefix.length())).max().unwrap_or(-1)
         };
         let best = tunnel.peers.iter().max_by_key(longest);
@@ -258,7 +298,7 @@ impl Side {
     /// Why nothing that is sent into this tunnel arrives.
     fn broken(&self, hop: &NextHop, to: IpAddr) -> Option<String> {
         let (name, tunnel, peer) = self.peer(hop, to)?;
-        let Some((key, _, endpoint)) = peer else {
+        let Some(Peer { key, endpoint, .. }) = peer else {
             return Some(format!("no peer of {name} has it in its allowed IPs"));
         };
         let endpoint = (*endpoint)?;
@@ -277,38 +317,19 @@ impl Side {
     }
 }
 
-fn preshared(device: &Device) -> Preshared {
-    let peers = device.peers.iter();
-    peers
-        .filter_map(|(key, peer)| Some((*key, peer.preshared_key.clone()?)))
-        .collect()
-}
-
-/// The keys that tunnels share with peers after `operations`.
-fn shared<'a>(observed: &'a Observed, operations: &[&'a Operation]) -> BTreeMap<&'a InterfaceName, Preshared> {
+/// What the peers of tunnels have to know after `operations`.
+fn known<'a>(observed: &'a Observed, operations: &[&'a Operation]) -> BTreeMap<&'a InterfaceName, Known> {
     let before = observed.wireguard.iter();
-    let mut shared: BTreeMap<_, _> = before.map(|(name, device)| (name, preshared(device))).collect();
+    let mut known: BTreeMap<_, _> = before.map(|(name, device)| (name, Known::of(device))).collect();
     for operation in operations {
         match operation {
-            Operation::CreateLink { name, .. } => drop(shared.insert(name, Preshared::default())),
-            Operation::ConfigureWireguard { name, change, .. } => {
-                let keys = shared.entry(name).or_default();
-                for peer in &change.peers {
-                    match &peer.preshared_key {
-                        Some(Some(key)) => drop(keys.insert(peer.public_key, key.clone())),
-                        Some(None) => drop(keys.remove(&peer.public_key)),
-                        None => {}
-                    }
-                }
-            }
+            Operation::CreateLink { name, .. } => known.entry(name).or_default().preshared.clear(),
+            Operation::ConfigureWireguard { name, change, .. } => known.entry(name).or_default().change(change),
             _ => {}
         }
     }
-    shared
+    known
 }
-
-/// A peer: its key, what is sent to it, and where it is.
-type Peer = (PublicKey, BTreeSet<Prefix>, Option<IpAddr>);
 
 /// What `guarded` would lose, if it has a way now.
 fn loss(guarded: &Guarded, before: &Side, after: &Side) -> Option<String> {
@@ -353,7 +374,7 @@ fn moved(guarded: &Guarded, (old, before): (&[NextHop], &Side), (new, after): (&
         return Some(format!("it goes {}", shown(new)));
     }
     let key = |side: &Side, hops: &[NextHop]| -> Vec<Option<PublicKey>> {
-        let peers = hops.iter().map(|hop| Some(side.peer(hop, guarded.peer)?.2?.0));
+        let peers = hops.iter().map(|hop| Some(side.peer(hop, guarded.peer)?.2?.key));
         peers.collect()
     };
     (key(before, old) != key(after, new)).then(|| "it goes to another peer of the tunnel".to_owned())
@@ -361,16 +382,29 @@ fn moved(guarded: &Guarded, (old, before): (&[NextHop], &Side), (new, after): (&
 
 /// What a tunnel on both sides, and its peer there, do not agree on any more.
 fn renewed(hop: &NextHop, to: IpAddr, before: &Side, after: &Side) -> Option<String> {
-    let name = hop.device.as_ref()?;
-    let (old, new) = (before.tunnels.get(name)?, after.tunnels.get(name)?);
+    let (name, tunnel, peer) = after.peer(hop, to)?;
+    let before = before.tunnels.get(name)?;
+    let (old, new) = (&before.known, &tunnel.known);
     if old.identity? != new.identity? {
         return Some(format!("{name} gets another key, which its peers have to learn"));
     }
-    let (key, ..) = after.peer(hop, to)?.2?;
-    let differs = old.preshared.get(key) != new.preshared.get(key);
-    let known = old.peers.iter().any(|(peer, ..)| peer == key);
-    (known && differs)
-        .then(|| format!("{name} has another preshared key for {key}, or none any more, which the peer has to learn"))
+    let Peer {
+        key,
+        endpoint,
+        keepalive,
+        ..
+    } = peer?;
+    if before.peers.iter().all(|peer| peer.key != *key) {
+        return None;
+    }
+    if old.preshared.get(key) != new.preshared.get(key) {
+        return Some(format!(
+            "{name} has another preshared key for {key}, or none any more, which the peer has to learn"
+        ));
+    }
+    // A peer learns the port by whatever comes from it: by a keepalive, if nothing else is sent.
+    let silent = endpoint.is_none() || *keepalive == 0;
+    (silent && old.port != new.port).then(|| format!("{name} gets another port, which {key} has to learn"))
 }
 
 fn places(hops: &[NextHop]) -> BTreeSet<(Option<IpAddr>, &Option<InterfaceName>)> {

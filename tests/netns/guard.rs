@@ -150,6 +150,10 @@ fn an_operator_behind_a_tunnel_is_guarded_too() {
             document.replace("endpoint =", "preshared-key-file = \"/run/other.key\"\nendpoint ="),
             "wg0 has another preshared key for",
         ),
+        (
+            document.replace("listen-port = 51820", "listen-port = 51821"),
+            "wg0 gets another port",
+        ),
     ] {
         let said = failure(&left.try_tunneld_in(session, &["apply", "-"], &changed));
         assert!(said.contains(reason), "{reason}: {said}");

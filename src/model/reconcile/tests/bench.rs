@@ -18,7 +18,7 @@ use crate::{
         reconcile::{Answer, Done, Effect, Event, Live, Machine, Note, Now, Submission, Ticket, Trial, Write},
         service::Failure,
         status::{Author, Revision},
-        types::{HostName, PrivateKey, Secret},
+        types::{HostName, PresharedKey, PrivateKey, Secret},
     },
 };
 
@@ -353,8 +353,20 @@ fn revision(number: u64) -> Revision {
 fn secrets(desired: &Desired) -> Secrets {
     let key = |index: usize| PrivateKey::new(Secret::from_bytes([u8::try_from(index).unwrap_or(0) + 7; 32]));
     let private = desired.wireguard.keys().enumerate();
+    let peers = desired.wireguard.iter();
+    let peers =
+        peers.flat_map(|(name, tunnel)| tunnel.peers.iter().map(move |(key, peer)| ((name.clone(), *key), peer)));
+    // A file holds a key of its own, by the length of its name.
+    let preshared = peers.filter_map(|(place, peer)| {
+        let length = peer.preshared_key_file.as_ref()?.as_os_str().len();
+        Some((
+            place,
+            PresharedKey::new(Secret::from_bytes([u8::try_from(length).unwrap_or(0); 32])),
+        ))
+    });
     Secrets {
         private: private.map(|(index, name)| (name.clone(), key(index))).collect(),
+        preshared: preshared.collect(),
         ..Secrets::default()
     }
 }

@@ -116,6 +116,45 @@ fn a_tunnel_that_changes_its_key_or_loses_its_peer_cuts_off_who_comes_by_it() {
         .unwrap();
 }
 
+/// `first` with this instead of its peer's keepalive.
+fn with_peer(lines: &str) -> String {
+    let text = tunnel("wg0", 51820, "10.10.10.1/30", "192.0.2.1:51820");
+    assert!(text.contains("keepalive = 25\n"), "{text}");
+    text.replace("keepalive = 25\n", lines)
+}
+
+#[test]
+fn what_a_peer_has_to_learn_cuts_off_who_comes_by_it() {
+    let (none, one) = (
+        "keepalive = 25\n",
+        "keepalive = 25\npreshared-key-file = \"/run/a.psk\"\n",
+    );
+    let other = one.replace("/a.psk", "/other.psk");
+    let (preshared, port) = ("wg0 has another preshared key for", "wg0 gets another port");
+    let elsewhere = |lines: &str| with_peer(lines).replace("51820\naddresses", "51821\naddresses");
+    for (before, after, reason) in [
+        (with_peer(none), with_peer(one), Some(preshared)),
+        (with_peer(one), with_peer(&other), Some(preshared)),
+        (with_peer(one), with_peer(none), Some(preshared)),
+        (with_peer(""), elsewhere(""), Some(port)),
+        // It hears from the new port by itself.
+        (with_peer(""), elsewhere(none), None),
+        (with_peer(one), with_peer(&format!("{one}name = \"far end\"\n")), None),
+    ] {
+        let mut bench = guarded("192.0.2.100", "192.0.2.77");
+        bench.apply(&desired(&before)).unwrap().unwrap();
+        bench.guard.0[0].peer = "20.20.20.9".parse().unwrap();
+        bench.guard.0[0].local = "10.10.10.1".parse().ok();
+        let answer = bench.apply(&desired(&after)).unwrap();
+        let found = answer.err().map(|failure| failure.findings[0].reason.clone());
+        assert_eq!(found.is_some(), reason.is_some(), "{after}: {found:?}");
+        assert!(
+            found.unwrap_or_default().contains(reason.unwrap_or_default()),
+            "{reason:?}"
+        );
+    }
+}
+
 #[test]
 fn management_networks_may_move_but_not_vanish() {
     let head = "appliance.management = [\"30.0.0.0/8\", \"77.0.0.0/8\"]\n";
