@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use super::{
     desired::{Address, Desired, RouteKey, Rule, Sysctl},
+    document::Family,
     ledger::Ledger,
     observed::{Observed, Scope},
     ports::Operation,
@@ -218,6 +219,7 @@ impl fmt::Display for Object {
             Self::Peer(link, key) => write!(f, "peer {key} of {link}"),
             Self::Address(entry) => write!(f, "address {} dev {}", entry.address, entry.device),
             Self::Route(key) => write!(f, "route {} metric {} table {}", key.prefix, key.metric, key.table),
+            Self::Rule(rule) if rule.family == Family::Ipv6 => write!(f, "ipv6 rule {}", rule.priority),
             Self::Rule(rule) => write!(f, "rule {}", rule.priority),
             Self::Sysctl(sysctl) => write!(f, "setting {sysctl}"),
             Self::Firewall => f.write_str("nftables table tunneld"),

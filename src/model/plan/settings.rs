@@ -171,10 +171,14 @@ pub(super) fn rules(desired: &Desired, observed: &Observed, draft: &mut Draft) {
     let mut new = Vec::new();
     for rule in &desired.rules {
         let no_ipv6 = rule.family == super::super::document::Family::Ipv6 && !observed.capabilities.ipv6;
+        // Of a link that comes later the kernel takes the name; another name of one it never compares.
+        let mut links = [&rule.iif, &rule.oif].into_iter().flatten();
         if ours(rule) > 0 {
             continue;
         } else if no_ipv6 {
             draft.wait(Object::Rule(rule.clone()), "the kernel has no IPv6");
+        } else if let Some(name) = links.find(|name| observed.other_name(name).is_some()) {
+            draft.wait(Object::Rule(rule.clone()), observed.missing_link(name));
         } else {
             new.push(rule);
         }
@@ -215,7 +219,7 @@ pub(super) fn sysctls(desired: &Desired, observed: &Observed, inputs: &Inputs<'_
             Some(_) => draft.add(step(sysctl, value), set(sysctl, value)),
             None => {
                 let reason = match device {
-                    Some(device) if !observed.links.contains_key(&device) => format!("link {device} is not there"),
+                    Some(device) if !observed.links.contains_key(&device) => observed.missing_link(&device),
                     _ => "the kernel has no such setting".into(),
                 };
                 draft.wait(Object::Sysctl(sysctl.clone()), reason);
