@@ -23,6 +23,9 @@ const WAYS: Absence = Absence::In {
     keys: &["route", "rule", "uplink", "fwmark", "table", "addresses", "allowed-ips"],
 };
 
+/// The most tunnels that an error names before the last one.
+const SHOWN: usize = 3;
+
 /// What is known of the ways that encrypted packets take.
 struct Ways<'a> {
     desired: &'a Desired,
@@ -153,8 +156,12 @@ fn swallows(place: Path, tunnel: &WireGuard, to: IpAddr, by: Prefix, passed: &[&
     let way = match passed {
         [] => format!("into {name} itself"),
         [others @ .., last] => {
-            let others: String = others.iter().map(|name| format!("{name}, ")).collect();
-            format!("through {others}{last}, whose endpoint is behind {name} itself")
+            let shown: String = others.iter().take(SHOWN).map(|name| format!("{name}, ")).collect();
+            let more = match others.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!("{more} more, "),
+            };
+            format!("through {shown}{more}{last}, whose endpoint is behind {name} itself")
         }
     };
     let (what, fix) = match &tunnel.uplink {
