@@ -7,8 +7,8 @@ use std::{
 };
 
 use netlink_packet_route::{
-    RouteNetlinkMessage,
-    route::{RouteAttribute, RouteFlags, RouteMessage, RouteType},
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType},
 };
 
 use super::{
@@ -107,7 +107,10 @@ fn neighbour(answer: &RouteNetlinkMessage, links: &Links) -> Option<InterfaceNam
             _ => {}
         }
     }
-    link.filter(|_| route.header.kind == RouteType::Unicast)
+    // Of IPv4 routes the kernel takes those to the link alone (`fib_check_nh_v4_gw()`): FRR's are of a wider scope.
+    let narrow = matches!(route.header.scope, RouteScope::Link | RouteScope::Host);
+    let right = narrow || route.header.address_family == AddressFamily::Inet6;
+    link.filter(|_| right && route.header.kind == RouteType::Unicast)
 }
 
 /// What one answer to a look-up says.

@@ -229,7 +229,7 @@ mod tests {
         let database = Database::open(&path).unwrap();
         let keys = database.keys("").unwrap();
         let whole = log::read_found(&path).unwrap();
-        let lacks = |remains: &Remains| keys.iter().filter(|key| remains.get(key).is_none()).count();
+        let lacks = |remains: &Remains<'_>| keys.iter().filter(|key| remains.get(key).is_none()).count();
         let without_damage = lacks(&Remains::of(&whole));
         assert!(without_damage <= MISSED, "{without_damage} of {}", keys.len());
         let mut missing = Vec::new();

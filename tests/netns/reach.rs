@@ -76,12 +76,37 @@ fn a_gateway_is_found_by_others_routes_as_soon_as_they_come() {
         .until("all three are there", || ours(&left).lines().count() == 3);
     assert_eq!(waiting(&left), Vec::<String>::new());
     assert_eq!(left.plan(&document), Vec::<String>::new());
-    // One that leads to the gateway by another gateway does not make it a neighbour.
+    // Neither one that leads to the gateway by another gateway makes it a neighbour, nor one as FRR makes them.
     left.namespace.ip("route del 192.0.2.0/24 dev eth7");
     left.namespace.ip("route add default via 192.0.2.9 dev eth7 onlink");
     let more = document.replace("\n]\n", ",{ to = \"40.40.0.0/16\", via = \"192.0.2.1\" }]\n");
     left.apply(&more);
     assert_eq!(waiting(&left), ["no link reaches gateway 192.0.2.1"]);
+    left.namespace
+        .ip("route add 192.0.2.0/24 dev eth7 scope global proto 196 metric 20");
+    left.apply(&more.replace("40.40", "50.50"));
+    assert_eq!(waiting(&left), ["no link reaches gateway 192.0.2.1"]);
+}
+
+#[test]
+fn what_needs_an_address_that_waits_for_ipv6_waits_too() {
+    let (left, right) = cabled();
+    let keys = keys(&left, &right);
+    left.namespace
+        .run(["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    left.namespace.ip("link add eth7 type bridge");
+    left.namespace.ip("link set eth7 up");
+    let routes = r#"route = [
+        { to = "2001:db8:1::/48", via = "fd00:10::9" },
+        { to = "2001:db8:2::/48", dev = "eth0", source = "fd00:10::1" },
+        { to = "2001:db8:3::/64", dev = "wg0" },
+        { to = "2001:db8:4::/48", via = "2001:db8:3::2" },
+        { to = "10.70.0.0/16", via = "fe80::1", dev = "eth7" },
+        { to = "10.71.0.0/16", via = "192.0.2.2" },
+    ]"#;
+    left.apply(&Side::left(&keys[1]).head(routes).document());
+    assert_eq!(waiting(&left).len(), 7, "{:?}", waiting(&left));
+    assert!(ours(&left).contains("10.71.0.0/16"), "{}", ours(&left));
 }
 
 #[test]

@@ -69,7 +69,11 @@ impl After {
             .addresses
             .iter()
             .filter(|(entry, has)| !has.tentative && !links.goes(&entry.device) && !leaving.contains(entry));
+        // One that has to wait connects nothing.
+        let waits =
+            |entry: &&Address| entry.address.address().is_ipv6() && links.lacks_ipv6(&entry.device, observed).is_some();
         let to_come = desired.addresses.iter().filter(|entry| links.stays(&entry.device));
+        let to_come = to_come.filter(|entry| !waits(entry));
         let to_come = to_come.map(|entry| (entry, Some(entry.address.prefix())));
         let addresses: BTreeMap<&Address, Option<Prefix>> =
             kept.map(|(entry, has)| (entry, has.network)).chain(to_come).collect();
@@ -126,7 +130,8 @@ impl After {
             ) = (route.nexthops.as_slice(), route.kind)
             {
                 let ours = observed.routes.get(key).is_none_or(|there| there.owner.is_ours());
-                if ours && self.links.get(device) == Some(&true) && self.source(route).is_ok() {
+                let waits = key.prefix.is_ipv6() && self.without_ipv6.contains_key(device);
+                if ours && !waits && self.links.get(device) == Some(&true) && self.source(route).is_ok() {
                     direct.entry((key.table, device.clone())).or_default().push(*key);
                 }
             }

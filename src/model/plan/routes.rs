@@ -201,7 +201,8 @@ fn takes(
     let mut missing = None;
     let mut now = route.clone();
     let without_ipv6 = |nexthop: &NextHop| {
-        let device = nexthop.device.as_ref().filter(|_| key.prefix.is_ipv6())?;
+        let ipv6 = key.prefix.is_ipv6() || nexthop.via.is_some_and(|via| via.is_ipv6());
+        let device = nexthop.device.as_ref().filter(|_| ipv6)?;
         after.lacks_ipv6(device).cloned()
     };
     let reach = |nexthop: &NextHop| match without_ipv6(nexthop) {

@@ -24,13 +24,10 @@ impl<'a> Resolver<'a> {
         for (index, tunnel) in self.document.wireguard.iter().enumerate() {
             let path = Path::new("wireguard").index(index);
             if let Some(port) = tunnel.listen_port {
-                if let Some(other) = ports.insert(port, &tunnel.name) {
-                    let reason = format!("{other} listens on this port already");
-                    self.refuse(
-                        path.clone().key("listen-port"),
-                        reason,
-                        "write another port, or leave it out",
-                    );
+                if let Some(other) = ports.insert(port, index) {
+                    let (place, fix) = (path.clone().key("listen-port"), "write another port, or leave it out");
+                    let problem = Problem::new(place, "{} listens on this port already", fix);
+                    self.problems.push(problem.with(Path::new("wireguard").index(other)));
                 }
             }
             if tunnel.name.as_str() == "lo" {
